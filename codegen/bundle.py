@@ -1,0 +1,177 @@
+"""Graph -> bundle: plan, kernels, library, manifest, weights, in one folder published by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from treadle.codegen import cpu, lower, weights
+from treadle.codegen.cache import Cache, digest
+from treadle.codegen.host import host_source
+from treadle.codegen.lower import Lowered
+from treadle.codegen.plan import ENTRY, plan
+from treadle.dtypes import dtype as find_dtype
+from treadle.errors import BundleError
+from treadle.ir import dims as dm
+from treadle.ir.graph import Graph, Value
+from treadle.runtime import manifest as mf
+from treadle.runtime.sums import write_sums
+from treadle.schedules.target import Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compilation did: for tables and `--json`."""
+
+    name: str
+    target: str
+    nodes: int
+    kernels: int
+    cached: bool
+    arena_bytes_without_reuse: int
+    arena_bytes: int
+    arena_at: Mapping[str, int]
+    parameters: int
+
+
+def write_bundle(
+    graph: Graph,
+    target: Target,
+    out: Path,
+    arrays: Mapping[str, weights.Array],
+    points: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Compile a Graph into the bundle folder `out`, replacing a bundle that stands there.
+
+    `points` sets knobs per Program name, on that Program's default schedule.
+    """
+    out = Path(out)
+    if out.exists() and not (out / mf.FILE).is_file():
+        raise BundleError(f"{out} exists and is no bundle", given="another file or folder", expected="a new path, or an old bundle")
+    with ExitStack() as keep:
+        made = _compile(graph, target, points or {}, keep, progress)
+        progress("writing the bundle")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            private = Path(keep.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)))
+        except OSError as denied:
+            raise BundleError(f"cannot write {out}", given=str(denied), expected="a writable folder", hint="choose another -o") from None
+        folder = private / "bundle"
+        shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+        if arrays:
+            weights.write(arrays, folder / "weights.safetensors")
+        write_sums(folder)
+        if out.exists():
+            out.rename(private / "old")
+        folder.rename(out)
+    return made.report
+
+
+def cached_kernel(graph: Graph, target: Target, points: Mapping[str, Mapping[str, Any]], keep: ExitStack) -> Path:
+    """The bundle of a Graph without weights, straight from the cache."""
+    return _compile(graph, target, points, keep, lambda _: None).folder
+
+
+@dataclass(frozen=True)
+class _Made:
+    folder: Path
+    report: Report
+
+
+def _compile(
+    graph: Graph, target: Target, points: Mapping[str, Mapping[str, Any]], keep: ExitStack, progress: Progress
+) -> _Made:
+    """Everything of a bundle but its weights, in a cache entry."""
+    progress("planning")
+    planned = plan(graph)
+    programs = lower.distinct(n.program for n in planned.nodes)
+    lowered = []
+    for i, program in enumerate(programs):
+        progress(f"scheduling {i + 1} of {len(programs)} kernels: {program.name}")
+        space = lower.spaces(program, target)[0]
+        lowered.append(lower.lower(program, target, space, space.point(points.get(program.name))))
+
+    manifest = _manifest(graph, target).to_json()
+    files = {
+        mf.FILE: manifest,
+        "plan.json": json.dumps(planned.to_json(), indent=1, sort_keys=True) + "\n",
+        "sources/host.cc": host_source(planned),
+        "sources/kernels.tir.py": "\n".join(k.func.script() for k in lowered),
+        "reports/kernels.json": json.dumps([_kernel_report(k) for k in lowered], indent=1, sort_keys=True) + "\n",
+    }
+    key = digest({
+        "files": files,
+        "support": {n: hashlib.sha256(text).hexdigest() for n, text in cpu.support_sources().items()},
+        "target": asdict(target.cpu),
+    })  # fmt: skip
+    library = _library(target)
+
+    def build(folder: Path) -> None:
+        progress(f"compiling {len(lowered)} kernels for {target.name}")
+        (folder / library).parent.mkdir(parents=True)
+        cpu.link_library(lowered, files["sources/host.cc"], target, folder / library)
+        for name, text in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+
+    folder, cached = Cache.default().get_or_build(key, build, keep)
+    parameters = sum(_count(v) for v in graph.weights.values())
+    report = Report(
+        graph.name, target.name, len(planned.nodes), len(lowered), cached,
+        planned.bytes_without, planned.bytes_with, planned.at, parameters,
+    )  # fmt: skip
+    return _Made(folder, report)
+
+
+def _kernel_report(k: Lowered) -> dict[str, Any]:
+    p = k.program
+    return {
+        "kernel": k.symbol, "program": p.name, "dtype": p.dtype, "attrs": dict(p.attrs), "dims": dict(p.bound),
+        "schedule": k.schedule, "point": asdict(k.point),
+    }  # fmt: skip
+
+
+def _library(target: Target) -> str:
+    return f"lib/{target.name.replace(':', '-')}.so"
+
+
+def _manifest(graph: Graph, target: Target) -> mf.Manifest:
+    def spec(name: str, value: Value) -> mf.TensorSpec:
+        return mf.TensorSpec(name, tuple(dm.text(s) for s in value.shape), value.dtype, find_dtype(value.dtype).itemsize)
+
+    def specs(values: Mapping[str, Value]) -> tuple[mf.TensorSpec, ...]:
+        return tuple(spec(n, v) for n, v in values.items())
+
+    return mf.Manifest(
+        name=graph.name,
+        producer={
+            "treadle": version("treadle"),
+            "apache-tvm": version("apache-tvm"),
+            "apache-tvm-ffi": version("apache-tvm-ffi"),
+            "c++": cpu.compiler()[1],
+        },
+        dims={n: mf.Dim(d.lo, d.hi, d.step, d.one_of) for n, d in graph.dims.items()},
+        entries=(mf.Entry(ENTRY, specs(graph.inputs), specs(graph.outputs)),),
+        weights=specs(graph.weights),
+        libraries=(mf.Library(target.name, _library(target), target.cpu.features),),
+    )
+
+
+def _count(value: Value) -> int:
+    total = 1
+    for s in value.shape:
+        total *= dm.evaluate(s, {})
+    return total
+
+

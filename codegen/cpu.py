@@ -1,0 +1,74 @@
+"""CPU libraries: TIR through LLVM to one object, linked with the generated host code, the thread pool and helpers.
+
+The library needs libtvm_ffi and nothing else of TVM. Its bytes are a function of its sources: the compiler sees relative
+paths in an empty folder, no build id, no symbols but the exported ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import tvm
+import tvm_ffi
+from tvm.ir import IRModule
+
+from treadle.codegen.lower import Lowered
+from treadle.errors import ToolchainError
+from treadle.schedules.target import Target
+from treadle.settings import settings
+
+_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+_LINK = ("-shared", "-s", "-pthread", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-rpath,$ORIGIN")
+
+
+@cache
+def compiler() -> tuple[str, str]:
+    """(path, version) of the C++ compiler, or a ToolchainError that says how to get one."""
+    wanted = settings.cxx
+    path = shutil.which(wanted) or (shutil.which("g++") if wanted == "c++" else None)
+    if path is None:
+        raise ToolchainError(
+            "no C++ compiler",
+            given=wanted,
+            expected="a C++17 compiler on PATH, or its path in TREADLE_CXX",
+            hint="on Debian: apt-get install g++",
+        )
+    try:
+        out = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as broken:
+        raise ToolchainError("the C++ compiler does not run", given=path, expected="c++ --version to work", hint=str(broken)) from None
+    return path, out.splitlines()[0]
+
+
+def support_sources() -> dict[str, bytes]:
+    """The C++ files that are part of every CPU library: thread pool, workspace, helpers of kernels, host header."""
+    folder = resources.files("treadle.runtime") / "cpp"
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir(), key=lambda f: f.name) if f.name.endswith((".cc", ".h"))}
+
+
+def link_library(lowered: Sequence[Lowered], host: str, target: Target, out: Path) -> None:
+    """Compile and link one library; `host` is the generated translation unit."""
+    work = out.parent / "work"
+    work.mkdir()
+    module = IRModule({k.symbol: k.func for k in lowered})
+    with tvm.transform.PassContext(opt_level=3):
+        tvm.compile(module, target={"kind": "llvm", "mcpu": target.cpu.mcpu}).mod.write_to_file(str(work / "kernels.o"))
+    for name, text in support_sources().items():
+        (work / name).write_bytes(text)
+    (work / "host.cc").write_text(host)
+    units = sorted(p.name for p in work.glob("*.cc"))
+    include = tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()
+    ffi = Path(tvm_ffi.libinfo.find_libtvm_ffi())
+    command = [
+        compiler()[0], *_FLAGS, *(f"-isystem{i}" for i in include), *units, "kernels.o", *_LINK, f"-L{ffi.parent}", "-ltvm_ffi", "-o", "lib.so",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    if done.returncode:
+        raise ToolchainError("linking a CPU library failed", given=done.stderr.strip()[-2000:], expected="no error", hint=compiler()[1])
+    (work / "lib.so").rename(out)
+    shutil.rmtree(work)

@@ -1,0 +1,45 @@
+"""Program + Schedule + Point -> TIR, the same way for every target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from treadle.ir import Program
+from treadle.schedules import cpu
+from treadle.schedules.space import Space
+from treadle.schedules.target import Target
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A Program mapped onto a Target: the function to compile, and what was chosen on the way."""
+
+    program: Program
+    schedule: str
+    point: Any
+    func: tirx.PrimFunc
+
+    @property
+    def symbol(self) -> str:
+        return self.program.symbol
+
+
+def spaces(program: Program, target: Target) -> list[Space]:
+    """The schedules of a Program on a Target, the default first."""
+    return cpu.spaces(program, target)
+
+
+def lower(program: Program, target: Target, space: Space | None = None, point: Any = None) -> Lowered:
+    """Lower with the given schedule and Point, or with the defaults."""
+    space = space or spaces(program, target)[0]
+    point = space.point() if point is None else point
+    return Lowered(program, space.name, point, space.lower(point))
+
+
+def distinct(programs: Iterable[Program]) -> list[Program]:
+    """Each Program once, by what it computes: a kernel is compiled per program and shape class, not per layer."""
+    return sorted({p.symbol: p for p in programs}.values(), key=lambda p: p.symbol)

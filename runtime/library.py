@@ -1,0 +1,67 @@
+"""Loading a bundle's library, and restating the errors it raises."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import tvm_ffi
+
+from treadle import errors
+from treadle.errors import ArgumentError, BundleError, DeviceError, TreadleError
+
+_lock = threading.Lock()
+_loaded: dict[str, list[str]] = {}  # path -> digests loaded from it, in order
+
+
+def load_library(file: Path, digest: str) -> tvm_ffi.Module:
+    """The library in `file`, whose bytes have the given digest.
+
+    dlopen recognises a library by the spelling of its path, so after a bundle has been
+    compiled again in place it would hand back the old code.  Each new content is
+    therefore opened under a spelling of its own: `lib/./cpu.so`, `lib/././cpu.so`, ...
+    """
+    with _lock:
+        digests = _loaded.setdefault(str(file), [])
+        if digest not in digests:
+            digests.append(digest)
+        spelling = f"{file.parent}/{'./' * digests.index(digest)}{file.name}"
+    try:
+        return tvm_ffi.load_module(spelling)
+    except Exception as wrong:
+        raise BundleError(
+            f"{file}: the system cannot load this library",
+            given=str(wrong).strip().splitlines()[-1],
+            expected="a shared library for this system",
+            hint=f"Compile the bundle again on this system: `treadle compile ... -o {file.parent.parent}`.",
+        ) from wrong
+
+
+def function(module: tvm_ffi.Module, name: str, file: Path) -> tvm_ffi.Function:
+    """An exported function; BundleError when the library lacks what the manifest promises."""
+    try:
+        return module.get_function(name)
+    except AttributeError:
+        raise BundleError(
+            f"{file}: the library does not export {name}, which the bundle relies on",
+            hint=f"Compile the bundle again with `treadle compile ... -o {file.parent.parent}`.",
+        ) from None
+
+
+def restated(wrong: Exception, where: str) -> TreadleError:
+    """An error raised inside the library, as one of ours.
+
+    Generated code may name our classes outright as the kind of a tvm-ffi error;
+    otherwise Python's own kinds are mapped to the nearest of ours.
+    """
+    raised = getattr(wrong, "__tvm_ffi_error__", None)
+    named = getattr(errors, raised.kind, None) if raised is not None else None
+    if isinstance(named, type) and issubclass(named, TreadleError):
+        kind: type[TreadleError] = named
+    elif isinstance(wrong, (ValueError, TypeError, IndexError)):
+        kind = ArgumentError
+    elif isinstance(wrong, MemoryError):
+        kind = DeviceError
+    else:
+        kind = TreadleError
+    return kind(f"{where}: {wrong}")

@@ -1,0 +1,119 @@
+"""plan.json: how an entry point is made of kernel calls, as plain dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from treadle.dtypes import DTYPES
+from treadle.errors import ArgumentError, BundleError
+from treadle.runtime.manifest import Entry, Manifest
+from treadle.runtime.sizes import SizeExpr, size_expr
+from treadle.runtime.strict_json import Node
+
+SCHEMA = 1
+
+#: Regions of the arena start at multiples of this many bytes.
+REGION_ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of the arena; several values may use it one after another."""
+
+    name: str
+    bytes: SizeExpr
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor of the plan: where it lives and how it is read there."""
+
+    name: str
+    shape: tuple[SizeExpr, ...]
+    dtype: str
+    place: str  #: input, output, weight or arena
+    of: str  #: the input, output, weight or region there
+
+    def check_fits(self, needed: int, held: int) -> None:
+        """The plan's own consistency, which only holds or fails for given sizes."""
+        if needed > held:
+            raise BundleError(
+                f"plan.json: value {self.name} does not fit its arena region {self.of}",
+                given=f"{needed} B",
+                expected=f"at most {held} B",
+                hint="This is a fault of the compiler; please report it with the bundle.",
+            )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call; `args` are value names."""
+
+    node: str
+    kernel: str
+    args: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """The plan of one entry point."""
+
+    arena: tuple[Region, ...]
+    values: Mapping[str, Value]
+    steps: tuple[Step, ...]
+
+
+def read_plan(top: Node, entry: Entry, manifest: Manifest) -> PlanEntry:
+    """The plan of `entry`; every name it uses is checked against the manifest."""
+    schema, entries, _ = top.fields("schema", "entries", "reuse")
+    schema.integer(lo=SCHEMA, hi=SCHEMA)
+    arena, values, steps = entries.field(entry.name).fields("arena", "values", "steps")
+    regions = tuple(_region(node, manifest) for node in arena.items())
+    known = {
+        "input": {tensor.name for tensor in entry.inputs},
+        "output": {tensor.name for tensor in entry.outputs},
+        "weight": {tensor.name for tensor in manifest.weights},
+        "arena": {region.name for region in regions},
+    }
+    read = {name: _value(name, node, known, manifest) for name, node in values.entries()}
+    return PlanEntry(regions, read, tuple(_step(node, read) for node in steps.items()))
+
+
+def _region(node: Node, manifest: Manifest) -> Region:
+    name, size = node.fields("name", "bytes")
+    return Region(name.string(), _size(size, manifest))
+
+
+def _value(name: str, node: Node, known: Mapping[str, set[str]], manifest: Manifest) -> Value:
+    shape, dtype, place, of = node.fields("shape", "dtype", "place", "of")
+    sizes = tuple(_size(size, manifest) for size in shape.items())
+    value = Value(name, sizes, dtype.string(), place.string(), of.string())
+    if value.dtype not in DTYPES:
+        dtype.refuse("is not a dtype", given=value.dtype, expected=", ".join(DTYPES))
+    if value.place not in known:
+        place.refuse("is not a place", given=value.place, expected=", ".join(known))
+    if value.of not in known[value.place]:
+        of.refuse(f"is no {value.place} of this entry", given=value.of)
+    return value
+
+
+def _step(node: Node, values: Mapping[str, Value]) -> Step:
+    name, kernel, args = node.fields("node", "kernel", "args")
+    step = Step(name.string(), kernel.string(), args.strings())
+    for arg in step.args:
+        if arg not in values:
+            args.refuse("uses a value that is not defined", given=repr(arg))
+    return step
+
+
+def _size(node: Node, manifest: Manifest) -> SizeExpr:
+    text = node.string()
+    try:
+        size = size_expr(text)
+    except ArgumentError as wrong:
+        node.refuse("is not a size expression", given=wrong.given, expected=wrong.expected)
+    for name in size.names:
+        if name not in manifest.dims:
+            node.refuse("uses an unknown dim", given=name, expected=", ".join(manifest.dims))
+    return size

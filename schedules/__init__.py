@@ -1,0 +1,1 @@
+"""HOW Programs are mapped onto machines: targets, spaces of choices, moves, and the schedules themselves."""

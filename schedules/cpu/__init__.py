@@ -1,0 +1,22 @@
+"""CPU schedules: a correct, vectorised, threaded mapping for every Program.
+
+The first schedule in `ORDER` that applies to a Program is its default.
+"""
+
+from __future__ import annotations
+
+from treadle.errors import TreadleError
+from treadle.ir import Program
+from treadle.schedules.cpu import contraction, rows, scan_line, scan_tile
+from treadle.schedules.space import Schedule, Space
+from treadle.schedules.target import Target
+
+ORDER: tuple[Schedule, ...] = (scan_tile, scan_line, contraction, rows)  # type: ignore[assignment]
+
+
+def spaces(program: Program, target: Target) -> list[Space]:
+    """The schedules that fit a Program, the default one first."""
+    found = [Space(module, program, target) for module in ORDER if module.applies(program)]
+    if not found:
+        raise TreadleError(f"no CPU schedule fits {program.name}", given=dict(program.attrs))
+    return found

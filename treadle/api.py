@@ -1,0 +1,69 @@
+"""`treadle.compile`: from a Program name or a Graph to something that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from treadle.codegen import bundle, weights
+from treadle.errors import ArgumentError
+from treadle.ir import build as build_program
+from treadle.ir.graph import Graph, single
+from treadle.kernel import Kernel
+from treadle.runtime.bundle import Bundle
+from treadle.runtime.session import Session
+from treadle.schedules.target import Target
+
+Dims = Mapping[str, "int | tuple[int, int]"]
+
+
+def compile_graph(
+    graph: Graph,
+    target: str,
+    out: str | os.PathLike[str],
+    given: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    points: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> bundle.Report:
+    """Compile a Graph into a bundle folder and say what was done."""
+    goal = Target.parse(target)
+    if isinstance(given, (str, os.PathLike)):
+        given = weights.read(Path(given))
+    arrays = weights.draw(graph, seed) if given is None else weights.check(graph, given)
+    return bundle.write_bundle(graph, goal, Path(out), arrays, points, progress)
+
+
+def compile(  # noqa: A001 - the public name
+    what: str | Graph,
+    target: str = "cpu",
+    *,
+    dtype: str = "float32",
+    attrs: Mapping[str, Any] | None = None,
+    dims: Dims | None = None,
+    point: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+) -> Kernel | Bundle:
+    """Compile a Program by name into a Kernel, or a Graph into a Bundle at `out`.
+
+    For a Program: `dtype`, `attrs`, `dims` (a number fixes a dimension, a pair (lo, hi) narrows its bounds) and `point`
+    (knobs of its default schedule). For a Graph: `weights`, a mapping of arrays or a safetensors file, or else random
+    weights drawn from `seed`. Compiled code is cached; a second call loads it.
+    """
+    if isinstance(what, Graph):
+        if out is None:
+            raise ArgumentError(f"compile({what.name}): a Graph becomes a bundle", given="out=None", expected="out='NAME.treadle'")
+        compile_graph(what, target, out, weights, seed)
+        return Bundle.open(out)
+    graph = single(build_program(what, dtype, attrs, dims))
+    points = {what: point} if point else {}
+    if out is not None:
+        compile_graph(graph, target, out, points=points)
+        return Kernel(Session(Bundle.open(out)), ExitStack())
+    keep = ExitStack()
+    return Kernel(Session(Bundle.open(bundle.cached_kernel(graph, Target.parse(target), points, keep))), keep)
