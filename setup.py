@@ -5,15 +5,15 @@ The list of packages is computed, so that no new subpackage is forgotten; everyt
 
 from setuptools import find_namespace_packages, setup
 
-PARTS = ["ir", "schedules", "codegen", "models", "runtime"]
+PARTS = ["ir", "schedules", "codegen", "models", "runtime", "bench"]
 ROOTS = {"treadle": "treadle", **{f"treadle.{part}": part for part in PARTS}}
 
 packages = []
 for name, folder in ROOTS.items():
-    packages += [name, *(f"{name}.{sub}" for sub in find_namespace_packages(folder, exclude=["cpp*"]) if "__pycache__" not in sub)]
+    packages += [name, *(f"{name}.{sub}" for sub in find_namespace_packages(folder, exclude=["cpp*", "results*"]) if "__pycache__" not in sub)]
 
 setup(
     packages=packages,
     package_dir=ROOTS,
-    package_data={"treadle": ["py.typed"], "treadle.runtime": ["cpp/*", "cpp/**/*"]},
+    package_data={"treadle": ["py.typed"], "treadle.bench": ["*.cc"], "treadle.runtime": ["cpp/*", "cpp/**/*"]},
 )

@@ -9,7 +9,8 @@ from typing import Any
 from tvm import tirx
 
 from treadle.ir import Program
-from treadle.schedules import cpu
+from treadle.schedules import cpu, cuda
+from treadle.schedules.serial import serial
 from treadle.schedules.space import Space
 from treadle.schedules.target import Target
 
@@ -30,14 +31,15 @@ class Lowered:
 
 def spaces(program: Program, target: Target) -> list[Space]:
     """The schedules of a Program on a Target, the default first."""
-    return cpu.spaces(program, target)
+    return cpu.spaces(program, target) if target.kind == "cpu" else cuda.spaces(program, target)
 
 
 def lower(program: Program, target: Target, space: Space | None = None, point: Any = None) -> Lowered:
     """Lower with the given schedule and Point, or with the defaults."""
     space = space or spaces(program, target)[0]
     point = space.point() if point is None else point
-    return Lowered(program, space.name, point, space.lower(point))
+    func = space.lower(point)
+    return Lowered(program, space.name, point, serial(func) if target.kind == "emulate" else func)
 
 
 def distinct(programs: Iterable[Program]) -> list[Program]:

@@ -111,9 +111,9 @@ def evaluate(size: Size, values: Mapping[str, int]) -> int:
     """The number that a size stands for; every dimension must be given."""
     try:
         return int(_compiled(text(size))(values))
-    except KeyError as missing:
+    except NameError as missing:
         raise ArgumentError(
-            f"size {text(size)} needs a value for dimension {missing}", given=dict(values), expected="every dimension"
+            f"size {text(size)} needs a value for dimension {missing.name!r}", given=dict(values), expected="every dimension"
         ) from None
 
 

@@ -24,7 +24,8 @@ class Argument:
         self.where = f"{entry}: {role} {spec.name!r}"
         self.rank = len(spec.shape)
         self.shape = [size_expr(size) for size in spec.shape]
-        self.alignment = max(spec.alignment, DTYPES[spec.dtype].itemsize)
+        self.dtype = DTYPES[spec.dtype]
+        self.alignment = max(spec.alignment, self.dtype.itemsize)
         #: axes that state a dim outright, and the others
         self.dims = [(axis, size.text) for axis, size in enumerate(self.shape) if size.is_name]
         self.sizes = [(axis, size) for axis, size in enumerate(self.shape) if not size.is_name]
@@ -36,7 +37,7 @@ class Argument:
             cast = ".to(torch.{})" if framework is TORCH else ".astype({!r})"
             raise ArgumentError(
                 f"{self.where} has the wrong dtype",
-                given=framework.dtype_shape(array),
+                given=framework.dtype_text(array),
                 expected=self.spec.dtype,
                 hint=f"Cast it with {self.name}{cast.format(self.spec.dtype)}",
             )
@@ -74,6 +75,11 @@ class Argument:
             )
         return tensor
 
+    def span(self, tensor: tvm_ffi.Tensor) -> range:
+        """The addresses the converted tensor occupies."""
+        start = tensor.data_ptr()
+        return range(start, start + tensor.numel() * self.dtype.itemsize)
+
     def check_size(self, axis: int, given: tuple[int, ...], want: int) -> None:
         if given[axis] != want:
             raise ArgumentError(
@@ -81,12 +87,6 @@ class Argument:
                 given=f"{given[axis]}, shape {_shape(given)}",
                 expected=f"{want}, shape {_shape(self.spec.shape)}",
             )
-
-
-def span(tensor: tvm_ffi.Tensor) -> range:
-    """The addresses a compact tensor occupies."""
-    start = tensor.data_ptr()
-    return range(start, start + tensor.numel() * tensor.dtype.itemsize)
 
 
 def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

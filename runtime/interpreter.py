@@ -50,7 +50,12 @@ class Interpreter:
         bound = self.signature.bind(inputs)
         outputs, _ = self.signature.allocate(bound)
         arena = self._arena(bound.sizes)
-        places = {"input": inputs, "output": outputs, "weight": self.weights, "arena": arena}
+        places: dict[str, Mapping[str, Any]] = {
+            "input": inputs,
+            "output": outputs,
+            "weight": self.weights,
+            "arena": arena,
+        }
         arrays = {
             name: _view(places[value.place][value.of], value, bound.sizes) for name, value in self.plan.values.items()
         }

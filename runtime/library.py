@@ -27,7 +27,8 @@ def load_library(file: Path, digest: str) -> tvm_ffi.Module:
             digests.append(digest)
         spelling = f"{file.parent}/{'./' * digests.index(digest)}{file.name}"
     try:
-        return tvm_ffi.load_module(spelling)
+        # Functions keep their module alive, so it is unloaded with the last Session.
+        return tvm_ffi.load_module(spelling, keep_module_alive=False)
     except Exception as wrong:
         raise BundleError(
             f"{file}: the system cannot load this library",

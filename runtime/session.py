@@ -15,7 +15,7 @@ from treadle.errors import ArgumentError, DeviceError, UnknownNameError
 from treadle.runtime.bundle import Bundle
 from treadle.runtime.devices import check_device, library_for
 from treadle.runtime.library import function, load_library, restated
-from treadle.runtime.manifest import Entry
+from treadle.runtime.manifest import Entry, Manifest
 from treadle.runtime.signature import Signature
 from treadle.runtime.tensors import NUMPY
 from treadle.settings import settings
@@ -60,6 +60,11 @@ class Session:
         self._lock = threading.Lock()
         # The finalizer's arguments keep the weights and the library alive until after `free`.
         self._finalizer = weakref.finalize(self, _release, free, self._handle, weights, module)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle offers."""
+        return self.bundle.manifest
 
     @property
     def entries(self) -> dict[str, Entry]:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import tvm_ffi
 
-from treadle.dtypes import DTYPES
 from treadle.errors import ArgumentError, BoundsError, UnknownNameError
-from treadle.runtime.argument import Argument, span
+from treadle.runtime.argument import Argument
 from treadle.runtime.manifest import Dim, Entry
 from treadle.runtime.sizes import SizeExpr, size_expr
 from treadle.runtime.tensors import NUMPY, TORCH, Framework, framework_of
@@ -54,7 +53,7 @@ class Signature:
         sizes: dict[str, int] = {}
         shapes: list[tuple[int, ...]] = []
         tensors: list[tvm_ffi.Tensor] = []
-        answer = NUMPY
+        answer: Framework = NUMPY
         for argument in self.inputs:
             array = arrays[argument.name]
             framework = framework_of(array, argument.where)
@@ -86,7 +85,7 @@ class Signature:
         """Fresh outputs in the framework of the inputs."""
         framework, arrays, tensors = bound.framework, {}, []
         for argument, shape in zip(self.outputs, self.output_shapes(bound.sizes), strict=True):
-            array = framework.empty(shape, DTYPES[argument.spec.dtype])
+            array = framework.empty(shape, argument.dtype)
             arrays[argument.name] = array
             tensors.append(framework.tensor(array))
         return arrays, tensors
@@ -100,7 +99,7 @@ class Signature:
             if name not in names:
                 raise UnknownNameError.unknown("output", name, names, where=self.name)
         arrays, tensors = {}, []
-        taken = [(span(t), a.where) for t, a in zip(bound.tensors, self.inputs, strict=True)]
+        taken = [(a.span(t), a.where) for t, a in zip(bound.tensors, self.inputs, strict=True)]
         for argument, want in zip(self.outputs, self.output_shapes(bound.sizes), strict=True):
             if argument.name not in out:
                 raise ArgumentError(
@@ -116,7 +115,7 @@ class Signature:
             if not framework.writable(array):
                 raise ArgumentError(f"{argument.where} is read-only", hint="Pass a writable array.")
             tensor = argument.convert(array, framework)
-            here = span(tensor)
+            here = argument.span(tensor)
             for other, whose in taken:
                 if here and other and here.start < other.stop and other.start < here.stop:
                     raise ArgumentError(

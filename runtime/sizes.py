@@ -111,7 +111,7 @@ def _compile(text: str, names: dict[str, None]) -> tuple[ast.expr, Callable[[Map
 def _checked(node: ast.expr, names: dict[str, None], text: str) -> ast.expr:
     """The node with dims read from a mapping `d` and every growing step range-checked."""
     match node:
-        case ast.Constant(value=int(value)) if value <= INT64_MAX:
+        case ast.Constant(value=int(value)) if value is not True and value is not False and value <= INT64_MAX:
             return node
         case ast.Name(id=name) if name not in ("min", "max"):
             names[name] = None

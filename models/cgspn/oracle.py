@@ -6,7 +6,7 @@ truth, float32 for the error that a correct float32 evaluation has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from treadle.models.cgspn.config import Config
@@ -18,44 +18,62 @@ DIRECTIONS = ("t2b", "b2t", "l2r", "r2l")
 
 
 def encode(
-    weights: Mapping[str, torch.Tensor], image: torch.Tensor, config: Config, dtype: torch.dtype
+    weights: Mapping[str, torch.Tensor],
+    image: torch.Tensor,
+    config: Config,
+    dtype: torch.dtype,
+    storage: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
-    """image [N,3,H,W] -> features [N,C,H/patch,W/patch], pooled [N,C], and the norm of the features after each block."""
+    """image [N,3,H,W] -> features [N,C,H/patch,W/patch], pooled [N,C], and the norm of the tokens after each block.
+
+    Values that a model of dtype `storage` keeps in memory between its operations are rounded to it (default: not rounded).
+    """
     import torch
     from torch.nn import functional as F
 
     w = {name: tensor.to(dtype) for name, tensor in weights.items()}
 
+    def stored(x: torch.Tensor) -> torch.Tensor:
+        return x.to(storage).to(dtype) if storage else x
+
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], config.eps)
+        return stored(F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], config.eps))
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
     def conv1x1(name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(x, w[f"{name}.weight"][:, :, None, None], w[f"{name}.bias"])
+        return stored(F.conv2d(x, w[f"{name}.weight"][:, :, None, None], w[f"{name}.bias"]))
 
-    x = F.conv2d(image.to(dtype), w["patch_embed.weight"], w["patch_embed.bias"], stride=config.patch).permute(0, 2, 3, 1)
+    x = stored(F.conv2d(image.to(dtype), w["patch_embed.weight"], w["patch_embed.bias"], stride=config.patch))
+    x = x.permute(0, 2, 3, 1)
     norms = [x.norm()]
     for i in range(config.depth):
         block = f"blocks.{i}."
-        z = linear(f"{block}down", norm(f"{block}norm1", x)).permute(0, 3, 1, 2)
+        z = stored(linear(f"{block}down", norm(f"{block}norm1", x))).permute(0, 3, 1, 2)
         y = torch.zeros_like(z)
         for k, d in enumerate(DIRECTIONS):
             logits = conv1x1(f"{block}gates.{d}", z).unflatten(1, (3, -1))
-            h = _propagate(z, conv1x1(f"{block}lam.{d}", z), logits, d)
+            h = stored(_propagate(z, conv1x1(f"{block}lam.{d}", z), logits, d, stored))
             term = conv1x1(f"{block}u.{d}", z) * h
             if config.skip:
                 term = term + conv1x1(f"{block}d.{d}", z) * z
             y = y + w[f"{block}merge"][k] * term
-        x = x + linear(f"{block}up", y.permute(0, 2, 3, 1))
-        x = x + linear(f"{block}fc2", F.gelu(linear(f"{block}fc1", norm(f"{block}norm2", x)), approximate="tanh"))
+        x = stored(x + linear(f"{block}up", stored(y).permute(0, 2, 3, 1)))
+        hidden = stored(F.gelu(linear(f"{block}fc1", norm(f"{block}norm2", x)), approximate="tanh"))
+        x = stored(x + linear(f"{block}fc2", hidden))
         norms.append(x.norm())
     features = norm("norm", x).permute(0, 3, 1, 2)
-    return {"features": features, "pooled": features.mean((2, 3)), "norms": torch.stack(norms)}
+    return {"features": features, "pooled": stored(features.mean((2, 3))), "norms": torch.stack(norms)}
 
 
-def _propagate(x: torch.Tensor, lam: torch.Tensor, logits: torch.Tensor, direction: str) -> torch.Tensor:
+def _propagate(
+    x: torch.Tensor,
+    lam: torch.Tensor,
+    logits: torch.Tensor,
+    direction: str,
+    stored: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     """One direction of the scan on [N,C,H,W], by turning it into a walk over the last axis with lines along the first."""
     import torch
 
@@ -73,7 +91,7 @@ def _propagate(x: torch.Tensor, lam: torch.Tensor, logits: torch.Tensor, directi
     present[:, 0, :, 0] = False
     present[:, 2, :, length - 1] = False
     s = torch.where(present, s, 0)
-    gates = s / s.sum(1, keepdim=True).clamp_min(1e-7)
+    gates = stored(s / s.sum(1, keepdim=True).clamp_min(1e-7))
 
     h = torch.zeros_like(x[..., 0])
     columns = []

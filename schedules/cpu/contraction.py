@@ -26,6 +26,7 @@ from treadle.ir import Program
 from treadle.ir.dims import constant, simplify
 from treadle.ir.expr import Expr
 from treadle.schedules.cpu import vecmath
+from treadle.schedules.cpu.loops import parallel_where
 from treadle.schedules.cpu.micro_kernel import multiply
 from treadle.schedules.cpu.operands import Contraction, ceildiv, find, product, unravel
 from treadle.schedules.cpu.packing import Packing
@@ -81,19 +82,6 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
         nest = _Nest(found, buffers, target.cpu.lanes, point)
         parallel_where(nest.work >= PARALLEL_FROM, nest.tasks, nest.task)
     return vecmath.vectorise(fn.primfunc)
-
-
-def parallel_where(pays: Expr, extent: Expr, body: Callable[[Expr], None]) -> None:
-    """A loop over all cores where that pays, else on the calling thread; decided at compile time if sizes are known."""
-    if (known := constant(pays)) is not None:
-        with (T.parallel if known else T.serial)(0, extent) as i:
-            body(i)
-        return
-    with T.If(pays):
-        with T.Then(), T.parallel(0, extent) as i:
-            body(i)
-        with T.Else(), T.serial(0, extent) as i:
-            body(i)
 
 
 class _Blocks:

@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.ir.expr import Expr
-from treadle.schedules.cpu.micro_kernel import get, put, transpose
+from treadle.schedules.cpu.loops import put, transposed, vector
 from treadle.schedules.cpu.operands import Contraction, ceildiv
 from treadle.schedules.emit import Load
 
@@ -87,19 +87,12 @@ class Packing:
             with T.serial(0, steps // self.lanes) as group:
                 k = T.bind(group * self.lanes)
                 for j in range(0, nr, self.lanes):
-                    block = [self._vector(read, tirx.min(first + j + i, last), k) for i in range(self.lanes)]
-                    for i, column in enumerate(transpose(block, self.lanes)):
+                    each = [T.bind(tirx.min(first + j + i, last)) for i in range(self.lanes)]
+                    block = [vector(self.lanes, "float32", lambda lane, c=c: read(c, k + lane)) for c in each]
+                    for i, column in enumerate(transposed(block, self.lanes)):
                         put(panel, base + (k + i) * nr + j, self.lanes, column)
             with T.serial(0, steps % self.lanes) as rest:
                 clamped(steps // self.lanes * self.lanes + rest)
-
-    def _vector(self, read, column: Expr, k: Expr) -> Expr:
-        """Consecutive steps of one column, as a value."""
-        held = T.alloc_buffer((self.lanes,), "float32", scope="local")
-        column = T.bind(column)
-        with T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(held, read(column, k + lane), [lane])
-        return T.bind(get(held, 0, self.lanes))
 
     def _run(self, steps: Expr, store, vector: bool) -> None:
         """A copy along the reduction, by vectors where its source is contiguous."""

@@ -122,23 +122,24 @@ class Tasks:
     group: Expr
     count: Expr
 
-    def members(self, task: Expr) -> Expr:
-        """How many positions of the grouped axis a task owns; the last group may be short."""
-        if self.grouped is None:
-            return tirx.const(1, "int64")
-        return tirx.min(self.group, self.scan.sizes[self.grouped] - self.index(task)[self.grouped])
-
-    def index(self, task: Expr) -> dict[int, Expr]:
+    def first(self, task: Expr) -> dict[int, Expr]:
         """The independent axes of a task's first position; the grouped axis varies fastest."""
         found: dict[int, Expr] = {}
         for axis in sorted(self.axes, key=lambda a: a == self.grouped, reverse=True):
             extent = self.scan.sizes[axis]
             if axis == self.grouped:
-                extent = tirx.ceildiv(extent, self.group)
-            here = tirx.floormod(task, extent)
-            found[axis] = here * self.group if axis == self.grouped else here
-            task = tirx.floordiv(task, extent)
+                extent = T.bind(tirx.truncdiv(extent + self.group - 1, self.group))
+            # Bound and truncating: TVM proves no sign here, and would pay for a floor division at every use.
+            here = tirx.truncmod(task, extent)
+            found[axis] = T.bind(here * self.group if axis == self.grouped else here)
+            task = T.bind(tirx.truncdiv(task, extent))
         return found
+
+    def members(self, first: dict[int, Expr]) -> Expr:
+        """How many positions of the grouped axis a task owns; the last group may be short."""
+        if self.grouped is None:
+            return tirx.const(1, "int64")
+        return T.bind(tirx.min(self.group, self.scan.sizes[self.grouped] - first[self.grouped]))
 
 
 def split(scan: Scan, together: int) -> Tasks:
@@ -158,9 +159,10 @@ def split(scan: Scan, together: int) -> Tasks:
         return Tasks(scan, axes, None, one, total)
     grouped, size = (summed or shared)[0]
     whole = scan.sizes[grouped]
-    most = whole if summed else tirx.max(one, tirx.min(tirx.const(together, "int64"), tirx.floordiv(total, MIN_TASKS)))
+    most = whole if summed else tirx.max(one, tirx.min(tirx.const(together, "int64"), tirx.truncdiv(total, tirx.const(MIN_TASKS, "int64"))))
     group = T.bind(tirx.Select(size < whole, most, one))
-    return Tasks(scan, axes, grouped, group, tirx.ceildiv(whole, group) * product(scan.sizes[a] for a in axes if a != grouped))
+    groups = T.bind(tirx.truncdiv(whole + group - 1, group))
+    return Tasks(scan, axes, grouped, group, groups * product(scan.sizes[a] for a in axes if a != grouped))
 
 
 def product(sizes: Sequence[Size] | Iterator[Size]) -> Expr:

@@ -14,6 +14,7 @@ from tvm.tirx.script import builder as T
 
 from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program
+from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Output, Read, Scan
 from treadle.schedules.cpu import scan_common as common
@@ -58,12 +59,13 @@ class _Walk:
 
     def __init__(self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, tasks: common.Tasks, task: Expr) -> None:
         self.scan, self.buffers, self.point = scan, buffers, point
-        self.first, self.members, self.grouped = tasks.index(task), tasks.members(task), tasks.grouped
+        self.first = tasks.first(task)
+        self.members, self.grouped = tasks.members(self.first), tasks.grouped
         # The carry of this step and of the one before, in fp32, and a row per other output.
         self.carry = T.alloc_buffer((tasks.group, 2, scan.width), CARRY)
         self.rows = [None if common.is_carry(scan, o) else T.alloc_buffer((scan.width,), CARRY) for o in scan.outputs]
-        narrow = [t.dtype for t in scan.results if str(t.dtype) != CARRY]
-        self.narrow = T.alloc_buffer((scan.width,), narrow[0]) if narrow else None
+        # Rounded rows are kept as bits: TVM 0.27 widens bfloat16 scratch buffers to fp32, behind address_of as well.
+        self.narrow = T.alloc_buffer((scan.width,), "uint16") if any(str(t.dtype) != CARRY for t in scan.results) else None
 
     def emit(self) -> None:
         scan = self.scan
@@ -88,8 +90,9 @@ class _Walk:
     def _step(self, kind: common.Kind, step: Expr, m: Expr) -> None:
         def cell(at: common.Cell) -> None:
             carried = self._carried(step, m, at.position)
-            carry = T.bind(at.value(self.scan.source) + at.terms(carried))
-            T.buffer_store(self.carry, carry, [m, step % 2, at.position])
+            here = [m, step % 2, at.position]
+            T.buffer_store(self.carry, ex.add(at.value(self.scan.source), at.terms(carried)), here)
+            carry = self.carry[*here]  # not T.bind: TVM 0.27 forgets to decode bfloat16 loads inside one
             for output, row in zip(self.scan.outputs, self.rows, strict=True):
                 if row is not None:
                     value = at.value(output.value, carry)
@@ -129,7 +132,7 @@ class _Walk:
             return
         if kind != CARRY:
             with T.serial(0, scan.width) as l:
-                T.buffer_store(self.narrow, row[*prefix, l].astype(kind), [l])
+                T.buffer_store(self.narrow, T.reinterpret("uint16", row[*prefix, l].astype(kind)), [l])
             row, prefix = self.narrow, []
         zero = tirx.const(0, "int64")
         start = target[*output.index(self._position(m, scan.time(step), zero))]

@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each installs what it needs into .venv, and no more.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml setup.py constraints.txt
+
+.PHONY: demo test test-long lint clean
+
+demo: .venv/demo.stamp
+	$(BIN)/python demo.py
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+# More random cases and slow promises; not part of CI.
+test-long: .venv/test.stamp
+	$(BIN)/python -m pytest -m long
+	$(BIN)/treadle check --target cpu --cases 300
+
+# mypy follows the package only where it is laid out as installed, so it reads a copy.
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	rm -rf build/typecheck && $(PIP) --no-deps --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p treadle
+
+.venv/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "treadle needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo.stamp: .venv/python.stamp $(SOURCES)
+	@echo "installing treadle[compiler,image] and torch (first time: see README for sizes)"
+	$(PIP) -e '.[compiler,image]' torch==2.13.0
+	touch $@
+
+.venv/test.stamp: .venv/python.stamp $(SOURCES)
+	@echo "installing treadle[test] (first time: see README for sizes)"
+	$(PIP) -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build demo-out *.egg-info

@@ -1,0 +1,75 @@
+"""gemm.linear at the shapes of the C-GSPN encoders on a 448 x 448 picture, beside torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from treadle.api import compile
+from treadle.bench.report import Column, Report, giga, milliseconds, times
+from treadle.bench.timing import interleave, method
+from treadle.ir import build
+
+ROUNDS = 7
+P = 32 * 32
+
+#: (what, K, M, attributes)
+SHAPES: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
+    ("tiny fc1", 192, 768, {"activation": "gelu_tanh"}),
+    ("tiny fc2", 768, 192, {"residual": True}),
+    ("tiny down", 192, 24, {"y_layout": "planes"}),
+    ("tiny gates", 24, 72, {"x_layout": "planes", "y_layout": "planes"}),
+    ("tiny up", 24, 192, {"x_layout": "planes", "residual": True}),
+    ("base fc1", 768, 3072, {"activation": "gelu_tanh"}),
+    ("base fc2", 3072, 768, {"residual": True}),
+    ("base down", 768, 64, {"y_layout": "planes"}),
+    ("base gates", 64, 192, {"x_layout": "planes", "y_layout": "planes"}),
+)
+
+LAYOUT = (
+    Column("layer", "layer"), Column(">P", "P"), Column(">K", "K"), Column(">M", "M"), Column(">ms", "seconds", milliseconds),
+    Column(">GFLOP/s", "flops_per_second", giga), Column(">torch ms", "torch_seconds", milliseconds), Column(">vs torch", "speedup", times),
+    Column(">error", "error", "{:.1e}".format),
+)  # fmt: skip
+
+
+def measure(target: str, progress: Callable[[str], None]) -> Report:
+    """Time each shape, compiled with its K and M fixed as in a model."""
+    generator = torch.Generator().manual_seed(0)
+    candidates: dict[str, Callable[[], object]] = {}
+    rows: list[dict[str, Any]] = []
+    for layer, k, m, attrs in SHAPES:
+        progress(f"compiling {layer}")
+        x_planes, y_planes = attrs.get("x_layout") == "planes", attrs.get("y_layout") == "planes"
+        x = torch.randn((1, k, P) if x_planes else (1, P, k), generator=generator)
+        weight, bias = torch.randn(m, k, generator=generator) * k**-0.5, torch.randn(m, generator=generator)
+        y_shape = (1, m, P) if y_planes else (1, P, m)
+        residual = [torch.randn(y_shape, generator=generator)] if attrs.get("residual") else []
+        kernel: Any = compile("gemm.linear", target, attrs=attrs, dims={"K": k, "M": m})
+        out = torch.empty(y_shape)
+
+        def ours(kernel=kernel, args=(x, weight, bias, *residual), out=out):
+            return kernel(*args, out={"y": out})
+
+        def theirs(x=x, weight=weight, bias=bias, residual=residual, xp=x_planes, yp=y_planes, gelu="activation" in attrs):
+            y = F.linear(x.transpose(1, 2) if xp else x, weight, bias)
+            y = F.gelu(y, approximate="tanh") if gelu else y
+            y = y.transpose(1, 2).contiguous() if yp else y
+            return y + residual[0] if residual else y
+
+        ours()
+        want = theirs()
+        error = float((out - want).abs().max() / want.abs().max())
+        candidates |= {f"treadle {layer}": ours, f"torch {layer}": theirs}
+        flops = build("gemm.linear").cost({"N": 1, "P": P, "K": k, "M": m}).flops
+        rows.append({"layer": layer, "P": P, "K": k, "M": m, "attrs": attrs, "flops": flops, "error": error})
+    progress("timing")
+    timed = interleave(candidates, ROUNDS)
+    for row in rows:
+        mine, torchs = timed[f"treadle {row['layer']}"].median, timed[f"torch {row['layer']}"].median
+        row |= {"seconds": mine, "flops_per_second": row["flops"] / mine, "torch_seconds": torchs, "speedup": torchs / mine}
+    threads = torch.get_num_threads()
+    return Report("gemm.linear", f"gemm.linear float32 on {target}", LAYOUT, rows, method(ROUNDS), {"torch_threads": threads})

@@ -1,0 +1,49 @@
+"""Timing several candidates against each other on a machine that is never quiet.
+
+The candidates take turns, round after round, so that drift and neighbours hit them alike; each figure is a median over rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+#: Seconds that a candidate runs in one round at least, by repeated calls.
+LEAST = 0.02
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call."""
+
+    median: float
+    best: float
+    rounds: int
+    calls: int  #: per round
+
+
+def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, Timing]:
+    """Seconds per call of each candidate."""
+    calls = {name: _calls(run) for name, run in candidates.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            started = perf_counter()
+            for _ in range(calls[name]):
+                run()
+            seconds[name].append((perf_counter() - started) / calls[name])
+    return {name: Timing(median(s), min(s), rounds, calls[name]) for name, s in seconds.items()}
+
+
+def method(rounds: int) -> str:
+    """The sentence that goes with the figures."""
+    return f"median of {rounds} interleaved rounds, at least {LEAST * 1e3:.0f} ms per candidate and round, after one warming call"
+
+
+def _calls(run: Callable[[], object]) -> int:
+    run()
+    started = perf_counter()
+    run()
+    return max(1, round(LEAST / max(perf_counter() - started, 1e-9)))

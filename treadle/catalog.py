@@ -1,0 +1,101 @@
+"""What there is: programs with their schedules, arguments, costs and knobs, models with their parameters, as plain data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import reduce
+from operator import mul
+from typing import Any
+
+from tvm import te
+
+from treadle.codegen.lower import spaces
+from treadle.dtypes import dtype as find_dtype
+from treadle.ir import Program, build
+from treadle.ir import dims as dm
+from treadle.ir.dims import Size
+from treadle.ir.graph import Graph
+from treadle.ir.program import Definition
+from treadle.schedules.space import describe
+from treadle.schedules.target import Target
+
+#: On the CPU every schedule is held against the oracle by `treadle check`, on this kind of machine: nothing is merely emulated.
+_CPU_STATE = "proven"
+
+
+def variants(definition: Definition) -> Iterator[Program]:
+    """The Program under every combination of the attributes that are choices, the defaults first."""
+    choices = {n: (a.default, *(c for c in a.choices if c != a.default)) for n, a in definition.attrs.items() if a.choices}
+    for values in itertools.product(*choices.values()):
+        yield build(definition.name, definition.dtypes[0], dict(zip(choices, values, strict=True)))
+
+
+def schedules(definition: Definition, target: str = "cpu") -> list[dict[str, Any]]:
+    """Every schedule that fits some variant of the Program; `default` says for how many it is the one used."""
+    goal = Target.parse(target)
+    found: dict[str, dict[str, Any]] = {}
+    for program in variants(definition):
+        for rank, space in enumerate(spaces(program, goal)):
+            entry = found.setdefault(
+                space.name,
+                {
+                    "name": space.name,
+                    "state": _CPU_STATE,
+                    "default_for": 0,
+                    "doc": (space.module.__doc__ or "").strip().partition("\n")[0],
+                    "knobs": describe(space.module.Knobs),
+                },
+            )
+            entry["default_for"] += rank == 0
+    return list(found.values())
+
+
+def describe_program(program: Program) -> dict[str, Any]:
+    """All that `treadle show` says of one Program."""
+    d = program.definition
+    terms: dict[tuple[str, int], int] = {}
+    for t in (*program.args, *program.results):
+        key = (dm.text(elements(t.shape)), find_dtype(str(t.dtype)).itemsize)
+        terms[key] = terms.get(key, 0) + key[1]
+    return {
+        "program": d.name,
+        "doc": d.doc,
+        "math": d.math,
+        "source": d.source,
+        "adjoint": d.adjoint,
+        "dtype": program.dtype,
+        "dtypes": list(d.dtypes),
+        "arguments": [_tensor(t) for t in program.args],
+        "results": [_tensor(t) for t in program.results],
+        "attributes": {
+            n: {"value": program.attrs[n], "default": a.default, "choices": list(a.choices), "minimum": a.minimum, "doc": a.doc}
+            for n, a in d.attrs.items()
+        },
+        "dims": {n: asdict(dim) for n, dim in program.dims.items()},
+        "cost": {
+            "bytes": " + ".join(f"{count}*({size})" for (size, _), count in terms.items()),
+            "flops": dm.text(program.flops),
+            "exps": dm.text(program.exps),
+        },
+        "schedules": {"cpu": schedules(d)},
+    }
+
+
+def parameters(graph: Graph) -> int:
+    """Elements of all weights of a model."""
+    return sum(dm.evaluate(elements(v.shape), {}) for v in graph.weights.values())
+
+
+def elements(shape: Sequence[Size]) -> Size:
+    return reduce(mul, shape)
+
+
+def attr_text(attrs: Mapping[str, Any]) -> str:
+    """Attributes as shown in tables: direction=t2b, chunk=0."""
+    return ", ".join(f"{n}={v}" for n, v in attrs.items())
+
+
+def _tensor(t: te.Tensor) -> dict[str, Any]:
+    return {"name": t.op.name, "dtype": str(t.dtype), "shape": [dm.text(s) for s in t.shape]}

@@ -1,0 +1,179 @@
+"""The oracle sweep: Programs, compiled under random attributes, bindings and schedule Points, against torch in float64."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm_ffi
+
+from treadle.cases import draw_inputs, draw_program, draw_sizes, generator
+from treadle.catalog import attr_text
+from treadle.codegen import cpu
+from treadle.codegen.cache import Cache, digest
+from treadle.codegen.lower import Lowered, lower, spaces
+from treadle.errors import ToolchainError, UnknownNameError
+from treadle.ir import Program, definitions
+from treadle.ir import dims as dm
+from treadle.ir.oracles.check import compare
+from treadle.ir.program import Definition
+from treadle.schedules.target import Target
+
+#: Kernels compiled per program; the cases share them, each with sizes of its own.
+KERNELS = 18
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A case whose result is out of tolerance, with all that is needed to draw and run it again."""
+
+    program: str
+    seed: int
+    case: int
+    dtype: str
+    attrs: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    bound: tuple[str, ...]
+    schedule: str
+    point: Mapping[str, Any]
+    result: str
+    ratio: float
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{n}={s}" for n, s in self.sizes.items())
+        return (
+            f"{self.program} {self.dtype} [{attr_text(self.attrs)}] at {sizes}: {self.result} is {self.ratio:.3g} times its bound"
+            f" ({self.schedule} {attr_text(self.point)}; seed {self.seed}, case {self.case})"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the sweep found for one program; `worst` is the largest ratio of error to bound."""
+
+    program: str
+    cases: int
+    kernels: int
+    worst: float
+    mismatches: tuple[Mismatch, ...]
+
+
+def sweep(
+    names: Sequence[str] | None = None,
+    target: str = "cpu",
+    cases: int = 50,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> list[Verdict]:
+    """Check programs (all unless named) with `cases` random cases each."""
+    goal = Target.parse(target)
+    known = definitions()
+    for name in names or ():
+        if name not in known:
+            raise UnknownNameError.unknown("program", name, known)
+    chosen = [known[n] for n in names or known]
+    kernels: dict[str, list[Lowered]] = {}
+    for d in chosen:
+        progress(f"scheduling {d.name}")
+        kernels[d.name] = [_kernel(d, i, goal, seed) for i in range(min(KERNELS, cases))]
+    with ExitStack() as keep:
+        functions = _compile([k for ks in kernels.values() for k in ks], goal, keep, progress)
+        return [_verdict(d.name, kernels[d.name], functions, cases, seed, progress) for d in chosen]
+
+
+def _kernel(definition: Definition, index: int, target: Target, seed: int) -> Lowered:
+    """The dtypes take turns; every other kernel uses the default schedule and Point, the rest any legal one."""
+    rng = generator(seed, definition.name, index)
+    program = draw_program(definition, definition.dtypes[index % len(definition.dtypes)], rng)
+    fitting = spaces(program, target)
+    space = fitting[0] if index % 2 == 0 else fitting[rng.integers(len(fitting))]
+    legal = [space.point()] if index % 2 == 0 else list(space.legal())
+    point = legal[rng.integers(len(legal))]
+    try:
+        return lower(program, target, space, point)
+    except Exception as wrong:
+        raise ToolchainError(
+            f"{program.name} {program.dtype} [{attr_text(program.attrs)}] cannot be scheduled by {space.name}",
+            given=f"{point}: {type(wrong).__name__} {wrong}",
+            expected="a lowered function: the point is legal",
+        ) from wrong
+
+
+def _compile(lowered: Sequence[Lowered], target: Target, keep: ExitStack, progress: Progress) -> dict[int, tvm_ffi.Function]:
+    """The compiled function of each kernel, by identity; one library holds each symbol once, so few libraries suffice."""
+    libraries: list[dict[str, Lowered]] = []
+    for k in lowered:
+        home = next((lib for lib in libraries if k.symbol not in lib), None)
+        if home is None:
+            libraries.append(home := {})
+        home[k.symbol] = k
+    found = {}
+    for i, library in enumerate(libraries):
+        progress(f"compiling {len(library)} kernels, library {i + 1} of {len(libraries)}")
+        module = tvm_ffi.load_module(str(_library(list(library.values()), target, keep)))
+        found |= {id(k): module.get_function(symbol) for symbol, k in library.items()}
+    return found
+
+
+def _library(lowered: Sequence[Lowered], target: Target, keep: ExitStack) -> Path:
+    key = digest({
+        "check": [k.func.script() for k in lowered],
+        "support": {name: text.decode() for name, text in cpu.support_sources().items()},
+        "target": asdict(target.cpu),
+        "c++": cpu.compiler()[1],
+    })  # fmt: skip
+    folder, _ = Cache.default().get_or_build(key, lambda into: cpu.link_library(lowered, "", target, into / "check.so"), keep)
+    return folder / "check.so"
+
+
+def _verdict(
+    name: str, kernels: Sequence[Lowered], functions: Mapping[int, tvm_ffi.Function], cases: int, seed: int, progress: Progress
+) -> Verdict:
+    oracle = importlib.import_module(f"treadle.ir.oracles.{name}").oracle
+    worst, mismatches = 0.0, []
+    for case in range(cases):
+        if case % 25 == 0:
+            progress(f"checking {name}: {case} of {cases} cases")
+        kernel = kernels[case % len(kernels)]
+        rng = generator(seed, name, "case", case)
+        sizes = draw_sizes(kernel.program, rng)
+        inputs = draw_inputs(kernel.program, sizes, rng)
+        given = _run(kernel.program, functions[id(kernel)], inputs, sizes)
+        for result, ratio in _ratios(oracle, kernel.program, inputs, given).items():
+            worst = max(worst, ratio)
+            if not ratio <= 1:
+                p = kernel.program
+                mismatches.append(
+                    Mismatch(
+                        name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound), kernel.schedule, asdict(kernel.point), result, ratio
+                    )
+                )
+    return Verdict(name, cases, len(kernels), worst, tuple(mismatches))
+
+
+def _run(
+    program: Program, function: tvm_ffi.Function, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Call a kernel; results start as NaN, so an element never written is a mismatch."""
+    results = {
+        t.op.name: torch.full([dm.evaluate(s, sizes) for s in t.shape], torch.nan, dtype=getattr(torch, str(t.dtype)))
+        for t in program.results
+    }
+    function(*(tvm_ffi.from_dlpack(t) for t in (*inputs.values(), *results.values())))
+    return results
+
+
+def _ratios(
+    oracle: Callable[..., dict[str, torch.Tensor]], program: Program, inputs: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    """Error over bound of each result."""
+    truth = oracle(dict(program.attrs), torch.float64, **inputs)
+    yardstick = oracle(dict(program.attrs), torch.float32, **inputs)
+    return {n: compare(given[n], truth[n], yardstick[n]) for n in given}

@@ -1,0 +1,58 @@
+"""treadle compile PROGRAM|MODEL[:CONFIG] -o OUT.treadle"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treadle.cli import flags
+from treadle.cli.failure import UsageError
+from treadle.cli.output import Reply, table, working
+from treadle.cli.units import size
+
+
+def compile_(
+    what: Annotated[str, typer.Argument(metavar="PROGRAM|MODEL[:CONFIG]", help="A name of `treadle list` or `treadle models`.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.treadle", help="The bundle to write.")],
+    target: flags.Target = "cpu",
+    dtype: flags.DType = "float32",
+    attr: flags.Attrs = None,
+    dim: Annotated[
+        list[str] | None, typer.Option("--dim", metavar="NAME=N|LO..HI", help="Fix or bound a dimension; may be repeated.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Weights, a safetensors file.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw random weights from this seed (0 unless given).")] = None,
+) -> Reply:
+    """Compile a program or a model into a bundle."""
+    dims = flags.dims(dim)
+    if weights is not None and seed is not None:
+        raise UsageError("--weights and --seed exclude each other", given="both", expected="one, or neither for seed 0")
+    started = time.perf_counter()
+    with working(f"compiling {what}") as say:
+        from treadle.api import compile_graph
+        from treadle.cli import subject
+        from treadle.schedules.target import Target
+
+        Target.parse(target)
+        graph = subject.graph(what, dtype, attr, dims)
+        if not graph.weights and (weights is not None or seed is not None):
+            raise UsageError(f"{what} has no weights", given="--weights or --seed", expected="neither")
+        report = compile_graph(graph, target, out, weights, seed or 0, progress=say)
+    seconds = time.perf_counter() - started
+
+    saved = report.arena_bytes_without_reuse - report.arena_bytes
+    at = ", ".join(f"{n} = {v}" for n, v in report.arena_at.items())
+    rows = [
+        ("bundle", out),
+        ("target", report.target),
+        ("kernels", f"{report.kernels} for {report.nodes} calls, {'from the cache' if report.cached else 'compiled'}"),
+        ("parameters", f"{report.parameters:,}"),
+        ("arena", f"{size(report.arena_bytes)} at {at}; reuse saves {size(saved)}" if report.arena_bytes else "none"),
+        ("time", f"{seconds:.1f} s"),
+    ]
+    result = {**asdict(report), "arena_bytes_saved": saved, "bundle": str(out), "seconds": seconds}
+    return Reply(result, [table([report.name, ""], rows)])

@@ -1,0 +1,94 @@
+"""treadle inspect BUNDLE [--stage STAGE]"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from treadle.cli.output import Reply, escaped, table
+from treadle.cli.units import size
+from treadle.errors import ArchError, BundleError, UnknownNameError
+from treadle.runtime.bundle import Bundle
+
+_FILES = {"manifest": "manifest.json", "plan": "plan.json", "tir": "sources/kernels.tir.py", "report": "reports/kernels.json"}
+_STAGES = ("manifest", "plan", "te", "tir", "cuda", "ptx", "report")
+
+
+def inspect_bundle(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `treadle compile` wrote.")],
+    stage: Annotated[str | None, typer.Option("--stage", metavar="STAGE", help="|".join(_STAGES))] = None,
+) -> Reply:
+    """Look into a bundle: what it offers, or one stage of how it was made."""
+    if stage is not None and stage not in _STAGES:
+        raise UnknownNameError.unknown("stage", stage, _STAGES)
+    opened = Bundle.open(bundle)
+    if stage is None:
+        return _summary(opened)
+    if stage == "te":
+        return _mathematics(opened)
+    if stage not in _FILES:
+        raise ArchError(
+            f"bundle {opened.path}: holds no stage {stage}",
+            given=f"targets {', '.join(x.target for x in opened.manifest.libraries)}",
+            expected=f"one of {', '.join((*_FILES, 'te'))}",
+            hint=f"{stage} is a stage of CUDA targets.",
+        )
+    text = _read(opened, _FILES[stage])
+    value = json.loads(text) if _FILES[stage].endswith(".json") else text
+    return Reply({"bundle": str(opened.path), "stage": stage, "value": value}, [escaped(text.rstrip())])
+
+
+def _summary(bundle: Bundle) -> Reply:
+    m = bundle.manifest
+    tensors = [
+        (entry.name, kind, t.name, t.dtype, f"[{', '.join(t.shape)}]")
+        for entry in m.entries
+        for kind, group in (("input", entry.inputs), ("output", entry.outputs))
+        for t in group
+    ]
+    dims = [(n, f"{d.lo}..{d.hi}", d.step, ", ".join(d.one_of)) for n, d in m.dims.items()]
+    files = [(name, size(s.size)) for name, s in bundle.sums.items()]
+    shown: list[RenderableType] = [
+        f"[bold]{escaped(m.name)}[/]  for {', '.join(x.target for x in m.libraries)}; {len(m.weights)} weights; all digests match",
+        escaped("by " + ", ".join(f"{n} {v}" for n, v in m.producer.items())),
+        "",
+        table(["entry", "", "name", "dtype", "shape"], tensors),
+    ]
+    if dims:
+        shown.append(table(["dimension", "bounds", ">multiple of", "only"], dims))
+    shown.append(table(["file", ">size"], files))
+    result = {
+        "bundle": str(bundle.path),
+        "manifest": json.loads(m.to_json()),
+        "files": {name: s.size for name, s in bundle.sums.items()},
+        "stages": [*_FILES, "te"],
+    }
+    return Reply(result, shown)
+
+
+def _mathematics(bundle: Bundle) -> Reply:
+    """The Programs that the kernels' reports name. A bundle holds names, the compiler extra the definitions."""
+    from treadle.catalog import attr_text
+    from treadle.ir.registry import definition
+
+    programs: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for kernel in json.loads(_read(bundle, _FILES["report"])):
+        key = (kernel["program"], kernel["dtype"], attr_text(kernel["attrs"]))
+        made = {k: kernel[k] for k in ("program", "dtype", "attrs")}
+        entry = programs.setdefault(key, {**made, "math": definition(kernel["program"]).math, "kernels": 0})
+        entry["kernels"] += 1
+    shown: list[RenderableType] = []
+    for (name, dtype, attributes), entry in programs.items():
+        shown.append(escaped(f"{name} {dtype}  {attributes}  ({entry['kernels']} kernels)"))
+        shown += [escaped(f"    {entry['math']}"), ""]
+    return Reply({"bundle": str(bundle.path), "stage": "te", "value": list(programs.values())}, shown)
+
+
+def _read(bundle: Bundle, file: str) -> str:
+    if file not in bundle.sums:
+        raise BundleError(f"bundle {bundle.path}: {file} is missing", hint=f"Rebuild it with `treadle compile ... -o {bundle.path}`.")
+    return (bundle.path / file).read_text()
