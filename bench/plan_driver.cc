@@ -7,8 +7,11 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <string>
+#include <vector>
 
 namespace {
 

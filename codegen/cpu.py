@@ -6,9 +6,11 @@ paths in an empty folder, no build id, no symbols but the exported ones.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -23,6 +25,8 @@ from treadle.schedules.target import Target
 from treadle.settings import settings
 
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+#: A number that does not depend on the machine, so that the library's bytes do not either.
+_OBJECTS = 4
 _LINK = ("-shared", "-s", "-pthread", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-rpath,$ORIGIN")
 
 
@@ -55,9 +59,7 @@ def link_library(lowered: Sequence[Lowered], host: str, target: Target, out: Pat
     """Compile and link one library; `host` is the generated translation unit."""
     work = out.parent / "work"
     work.mkdir()
-    module = IRModule({k.symbol: k.func for k in lowered})
-    with tvm.transform.PassContext(opt_level=3):
-        tvm.compile(module, target={"kind": "llvm", "mcpu": target.cpu.mcpu}).mod.write_to_file(str(work / "kernels.o"))
+    objects = _compile_objects(lowered, target, work)
     for name, text in support_sources().items():
         (work / name).write_bytes(text)
     (work / "host.cc").write_text(host)
@@ -65,10 +67,23 @@ def link_library(lowered: Sequence[Lowered], host: str, target: Target, out: Pat
     include = tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()
     ffi = Path(tvm_ffi.libinfo.find_libtvm_ffi())
     command = [
-        compiler()[0], *_FLAGS, *(f"-isystem{i}" for i in include), *units, "kernels.o", *_LINK, f"-L{ffi.parent}", "-ltvm_ffi", "-o", "lib.so",
+        compiler()[0], *_FLAGS, *(f"-isystem{i}" for i in include), *units, *objects, *_LINK, f"-L{ffi.parent}", "-ltvm_ffi", "-o", "lib.so",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     if done.returncode:
         raise ToolchainError("linking a CPU library failed", given=done.stderr.strip()[-2000:], expected="no error", hint=compiler()[1])
     (work / "lib.so").rename(out)
     shutil.rmtree(work)
+
+
+def _compile_objects(lowered: Sequence[Lowered], target: Target, work: Path) -> list[str]:
+    """The kernels as `_OBJECTS` objects, compiled side by side: LLVM runs outside Python's lock."""
+
+    def compile_one(number: int) -> str:
+        name = f"kernels{number}.o"
+        module = IRModule({k.symbol: k.func for k in lowered[number::_OBJECTS]})
+        tvm.compile(module, target={"kind": "llvm", "mcpu": target.cpu.mcpu}).mod.write_to_file(str(work / name))
+        return name
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(compile_one, range(min(_OBJECTS, len(lowered)))))

@@ -1,7 +1,8 @@
-"""The generated host function: a Plan as straight-line C++.
+"""The generated host function: a Plan as straight-line C++, the same for every kind of memory.
 
 Per call: read the sizes from the inputs' shapes, lay the regions out one after another, make one view per value, and call
-the kernels in order. No interpreter, no allocation after the largest call, nothing looked up.
+the kernels in order. No interpreter, no allocation after the largest call, nothing looked up. On CUDA the calls enqueue
+and return; which stream, and what growing the arena means there, is in `memory_cuda.h`.
 """
 
 from __future__ import annotations
@@ -17,38 +18,27 @@ from treadle.ir.graph import Value
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "/", ast.Mod: "%"}
 
 
-def host_source(plan: Plan) -> str:
-    """The translation unit of a bundle's library beside its kernels."""
+def host_source(plan: Plan, kind: str = "cpu") -> str:
+    """The translation unit of a bundle's library beside its kernels; `kind` is where its memory lives, cpu or cuda."""
     kernels = sorted({n.program.symbol for n in plan.nodes})
-    weights = list(plan.graph.weights)
     count = 1 + len(plan.graph.inputs) + len(plan.graph.outputs)
+    call = "treadle::{}<Memory>(args, count{})".format
     lines = [
         f"// {plan.graph.name}: generated from its plan; plan.json says the same.",
-        '#include "host.h"',
+        f'#include "memory_{kind}.h"',
         "",
         "namespace {",
-        "constexpr DLDevice kDevice{kDLCPU, 0};",
+        f"using Memory = treadle::{kind.capitalize()};",
         "}",
         "",
         *(f"TREADLE_KERNEL({k});" for k in kernels),
         "",
         "TREADLE_EXPORT int treadle_abi_version() { return treadle::kAbiVersion; }",
         "",
-        *_function("treadle_session_new", [f"return treadle::session_new(args, count, {len(weights)}, result);"]),
-        *_function(
-            "treadle_session_free",
-            ["auto* s = treadle::session(args, count, 1);", "delete s;", "return s ? 0 : -1;"],
-        ),
-        *_function(
-            "treadle_arena_bytes",
-            [
-                "const auto* s = treadle::session(args, count, 1);",
-                "if (!s) return -1;",
-                "result->type_index = kTVMFFIInt;",
-                "result->v_int64 = s->arena.size();",
-                "return 0;",
-            ],
-        ),
+        *_function("treadle_session_new", [f"return {call('session_new', f', {len(plan.graph.weights)}, result')};"]),
+        *_function("treadle_session_clone", [f"return {call('session_clone', ', result')};"]),
+        *_function("treadle_session_free", [f"return {call('session_free', '')};"]),
+        *_function("treadle_arena_bytes", [f"return {call('arena_bytes', ', result')};"]),
         *_function(f"treadle_run_{ENTRY}", _body(plan, count)),
     ]
     return "\n".join(lines) + "\n"
@@ -62,7 +52,7 @@ def _function(name: str, body: list[str]) -> list[str]:
 def _body(plan: Plan, count: int) -> list[str]:
     graph = plan.graph
     ports = {**{f"in_{n}": v for n, v in graph.inputs.items()}, **{f"out_{n}": v for n, v in graph.outputs.items()}}
-    lines = [f"auto* s = treadle::session(args, count, {count});", "if (!s) return -1;"]
+    lines = [f"auto* s = treadle::session<Memory>(args, count, {count});", "if (!s) return -1;"]
     for i, port in enumerate(ports):
         lines.append(f"const DLTensor* {port} = treadle::tensor(args[{i + 1}]);")
     missing = " || ".join(f"!{p} || {p}->ndim != {len(v.shape)}" for p, v in ports.items())
@@ -70,12 +60,12 @@ def _body(plan: Plan, count: int) -> list[str]:
 
     lines += ["", "// sizes"]
     lines += [f"const int64_t {name} = {text};" for name, text in _sizes(graph.inputs, graph.dims).items()]
-    lines += ["", "// arena"]
+    lines += ["", "Memory::Turn turn(*s);", "if (turn.begin()) return -1;", "const DLDevice device = s->device();", "", "// arena"]
     end = "0"
     for region in plan.regions:
         lines.append(f"const int64_t at_{region.name} = {end};")
         end = f"at_{region.name} + treadle::aligned({cpp(region.bytes)})"
-    lines += [f"char* arena = s->arena.reserve({end}, {plan.bytes_with});", "if (!arena) return -1;"] if plan.regions else []
+    lines += [f"char* arena = s->arena.reserve({end}, {plan.bytes_with}, turn);", "if (!arena) return -1;"] if plan.regions else []
 
     lines += ["", "// values"]
     views: dict[tuple[Value, tuple[str, ...]], str] = {}
@@ -90,13 +80,15 @@ def _body(plan: Plan, count: int) -> list[str]:
             if key not in views:
                 views[key] = f"v{len(views)}"
                 place, kind = plan.place(value), find_dtype(value.dtype)
-                pointer = f"s->weights[{weights[place.of]}]" if place.kind == "weight" else pointers[place.kind].format(place.of)
+                pointer = f"s->weight({weights[place.of]})" if place.kind == "weight" else pointers[place.kind].format(place.of)
                 sizes = ", ".join(cpp(t) for t in shape)
                 dtype = f"DLDataType{{{kind.code}, {kind.bits}, 1}}"
-                lines.append(f"treadle::View<{len(shape)}> {views[key]}({pointer}, kDevice, {dtype}, {sizes});  // {value.name}")
+                lines.append(f"treadle::View<{len(shape)}> {views[key]}({pointer}, device, {dtype}, {sizes});  // {value.name}")
             names.append(views[key])
-        calls.append(f"if (treadle::call(__tvm_ffi_{node.program.symbol}, {', '.join(names)})) return -1;  // {node.name}")
-    return [*lines, "", "// steps", *calls, "return 0;"]
+        where = f'"{node.name}", "{node.program.symbol}"'
+        call = f"treadle::call<{len(node.outputs)}>(__tvm_ffi_{node.program.symbol}, {', '.join(names)})"
+        calls.append(f"if ({call}) return treadle::failed_in({where});")
+    return [*lines, "", "// steps", *calls, f"return turn.finish({where});"]
 
 
 def _sizes(inputs: dict[str, Value], dims: dict[str, dm.Dim]) -> dict[str, str]:

@@ -12,20 +12,21 @@ from treadle.dtypes import DTYPES
 from treadle.errors import AlignmentError, ArgumentError, DeviceError
 from treadle.runtime.manifest import TensorSpec
 from treadle.runtime.sizes import size_expr
+from treadle.runtime.stream import UNORDERED
 from treadle.runtime.tensors import TORCH, Framework
 
 
 class Argument:
     """One tensor of the entry with its checks prepared."""
 
-    def __init__(self, entry: str, role: str, spec: TensorSpec) -> None:
+    def __init__(self, entry: str, role: str, spec: TensorSpec, alignment: int = 1) -> None:
         self.spec = spec
         self.name = spec.name
         self.where = f"{entry}: {role} {spec.name!r}"
         self.rank = len(spec.shape)
         self.shape = [size_expr(size) for size in spec.shape]
         self.dtype = DTYPES[spec.dtype]
-        self.alignment = max(spec.alignment, self.dtype.itemsize)
+        self.alignment = max(spec.alignment, self.dtype.itemsize, alignment)
         #: axes that state a dim outright, and the others
         self.dims = [(axis, size.text) for axis, size in enumerate(self.shape) if size.is_name]
         self.sizes = [(axis, size) for axis, size in enumerate(self.shape) if not size.is_name]
@@ -52,7 +53,7 @@ class Argument:
                 f"{self.where} is on another device than the session",
                 given=on,
                 expected=device,
-                hint=f"Move it there, or load the bundle with device={on!r}.",
+                hint=f"Move it there with {self._moved(framework, device)}, or load the bundle with device={on!r}.",
             )
         if not contiguous:
             raise ArgumentError(
@@ -63,8 +64,8 @@ class Argument:
             )
         return shape
 
-    def convert(self, array: Any, framework: Framework) -> tvm_ffi.Tensor:
-        tensor = framework.tensor(array)
+    def convert(self, array: Any, framework: Framework, stream: int = UNORDERED) -> tvm_ffi.Tensor:
+        tensor = framework.tensor(array, stream)
         pointer = tensor.data_ptr()
         if pointer % self.alignment and tensor.numel():
             raise AlignmentError(
@@ -74,6 +75,10 @@ class Argument:
                 hint="Copy it into fresh memory.",
             )
         return tensor
+
+    def _moved(self, framework: Framework, device: str) -> str:
+        tensor = self.name if framework is TORCH else f"torch.from_dlpack({self.name})"
+        return f'{tensor}.to("{device}")'
 
     def span(self, tensor: tvm_ffi.Tensor) -> range:
         """The addresses the converted tensor occupies."""

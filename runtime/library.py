@@ -61,7 +61,7 @@ def restated(wrong: Exception, where: str) -> TreadleError:
         kind: type[TreadleError] = named
     elif isinstance(wrong, (ValueError, TypeError, IndexError)):
         kind = ArgumentError
-    elif isinstance(wrong, MemoryError):
+    elif isinstance(wrong, MemoryError) or (raised is not None and raised.kind == "CUDAError"):
         kind = DeviceError
     else:
         kind = TreadleError

@@ -23,8 +23,8 @@ from treadle.runtime.strict_json import Node
 SCHEMA = 1
 FILE = "manifest.json"
 
-# `Session.run(entry=..., out=..., **inputs)`: an input could not be passed under these names.
-_RESERVED_INPUTS = ("entry", "out")
+# `Session.run(entry=..., out=..., stream=..., **inputs)`: an input could not be passed under these names.
+_RESERVED_INPUTS = ("entry", "out", "stream")
 _DIM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -181,8 +181,8 @@ def _check_size(text: str, node: Node) -> None:
 
 
 def _check_dims(entry: Entry, dims: Mapping[str, Dim], node: Node) -> None:
-    """Every dim an entry reads is declared, and some input's shape states it outright."""
-    bound = {size for tensor in entry.inputs for size in tensor.shape if size_expr(size).is_name}
+    """Every dim an entry reads is declared, and some input's shape states it, outright or times a number."""
+    bound = {binds[0] for tensor in entry.inputs for size in tensor.shape if (binds := size_expr(size).binds)}
     tensors = entry.inputs + entry.outputs
     read = {name for t in tensors for size in t.shape for name in size_expr(size).names}
     read |= {n for d in read & dims.keys() for e in dims[d].one_of for n in size_expr(e).names}
@@ -193,7 +193,7 @@ def _check_dims(entry: Entry, dims: Mapping[str, Dim], node: Node) -> None:
     if unknown := read - dims.keys():
         refuse("`dims` does not declare", unknown)
     if unbound := read - bound:
-        refuse("no input has as a dimension of its own", unbound)
+        refuse("no input states, as NAME or NAME * INT", unbound)
 
 
 def _unique(node: Node, key: str, items: list[Any]) -> tuple[Any, ...]:

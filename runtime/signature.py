@@ -16,6 +16,7 @@ from treadle.errors import ArgumentError, BoundsError, UnknownNameError
 from treadle.runtime.argument import Argument
 from treadle.runtime.manifest import Dim, Entry
 from treadle.runtime.sizes import SizeExpr, size_expr
+from treadle.runtime.stream import UNORDERED
 from treadle.runtime.tensors import NUMPY, TORCH, Framework, framework_of
 
 
@@ -30,30 +31,39 @@ class Bound(NamedTuple):
 class Signature:
     """The checks of one entry point."""
 
-    def __init__(self, entry: Entry, dims: Mapping[str, Dim]) -> None:
+    def __init__(self, entry: Entry, dims: Mapping[str, Dim], alignment: int = 1) -> None:
+        """`alignment` is what the device asks of every address, beside what the entry asks of each."""
         self.name = entry.name
-        self.inputs = [Argument(entry.name, "input", spec) for spec in entry.inputs]
-        self.outputs = [Argument(entry.name, "output", spec) for spec in entry.outputs]
+        self.inputs = [Argument(entry.name, "input", spec, alignment) for spec in entry.inputs]
+        self.outputs = [Argument(entry.name, "output", spec, alignment) for spec in entry.outputs]
         self.input_names = {argument.name for argument in self.inputs}
-        #: dim -> the input axis that first states it
+        #: dim -> the input axis that first states it, outright if any does
         self.origin: dict[str, str] = {}
         for argument in self.inputs:
             for axis, dim in argument.dims:
                 self.origin.setdefault(dim, f"{argument.name}.shape[{axis}]")
+        #: dims that inputs state only as a multiple: (input, axis, dim, factor)
+        self.multiples: list[tuple[int, int, str, int]] = []
+        for index, argument in enumerate(self.inputs):
+            for axis, size in argument.sizes:
+                if size.binds and size.binds[0] not in self.origin:
+                    dim, factor = size.binds
+                    self.multiples.append((index, axis, dim, factor))
+                    self.origin[dim] = f"{argument.name}.shape[{axis}] / {factor}"
         self.bounds = [
             (name, dim.lo, dim.hi, dim.step, [size_expr(size) for size in dim.one_of])
             for name, dim in dims.items()
             if name in self.origin
         ]
 
-    def bind(self, arrays: Mapping[str, Any], device: str = "cpu") -> Bound:
+    def bind(self, arrays: Mapping[str, Any], device: str = "cpu", stream: int = UNORDERED) -> Bound:
         """Check the inputs and find the sizes they state."""
         if arrays.keys() != self.input_names:
             self._refuse_names(arrays)
         sizes: dict[str, int] = {}
         shapes: list[tuple[int, ...]] = []
         tensors: list[tvm_ffi.Tensor] = []
-        answer: Framework = NUMPY
+        answer: Framework = NUMPY if device == "cpu" else TORCH
         for argument in self.inputs:
             array = arrays[argument.name]
             framework = framework_of(array, argument.where)
@@ -64,7 +74,11 @@ class Signature:
                 if sizes.setdefault(dim, shape[axis]) != shape[axis]:
                     self._refuse_dim(dim, sizes[dim], shape[axis], argument, axis)
             shapes.append(shape)
-            tensors.append(argument.convert(array, framework))
+            tensors.append(argument.convert(array, framework, stream))
+        for index, axis, dim, factor in self.multiples:
+            sizes[dim], rest = divmod(shapes[index][axis], factor)
+            if rest:
+                self._refuse_multiple(self.inputs[index], axis, shapes[index], factor)
         # Only now are all dims known: an input may use one that a later input states.
         for name, lo, hi, step, one_of in self.bounds:
             value = sizes[name]
@@ -81,17 +95,17 @@ class Signature:
         """Shapes of the outputs, in manifest order."""
         return [tuple([size.evaluate(sizes) for size in argument.shape]) for argument in self.outputs]
 
-    def allocate(self, bound: Bound) -> tuple[dict[str, Any], list[tvm_ffi.Tensor]]:
+    def allocate(self, bound: Bound, device: str = "cpu") -> tuple[dict[str, Any], list[tvm_ffi.Tensor]]:
         """Fresh outputs in the framework of the inputs."""
         framework, arrays, tensors = bound.framework, {}, []
         for argument, shape in zip(self.outputs, self.output_shapes(bound.sizes), strict=True):
-            array = framework.empty(shape, argument.dtype)
+            array = framework.empty(shape, argument.dtype, device)
             arrays[argument.name] = array
             tensors.append(framework.tensor(array))
         return arrays, tensors
 
     def accept(
-        self, out: Mapping[str, Any], bound: Bound, device: str = "cpu"
+        self, out: Mapping[str, Any], bound: Bound, device: str = "cpu", stream: int = UNORDERED
     ) -> tuple[dict[str, Any], list[tvm_ffi.Tensor]]:
         """The caller's own outputs, checked like inputs; they must not overlap anything else."""
         names = [argument.name for argument in self.outputs]
@@ -114,7 +128,7 @@ class Signature:
                 argument.check_size(axis, shape, size)
             if not framework.writable(array):
                 raise ArgumentError(f"{argument.where} is read-only", hint="Pass a writable array.")
-            tensor = argument.convert(array, framework)
+            tensor = argument.convert(array, framework, stream)
             here = argument.span(tensor)
             for other, whose in taken:
                 if here and other and here.start < other.stop and other.start < here.stop:
@@ -144,6 +158,15 @@ class Signature:
             f"{self.name}: {dim} is {first} from {self.origin[dim]} but {now} from {argument.name}.shape[{axis}]",
             given=f"{first} and {now}",
             expected=f"one value of {dim}",
+        )
+
+    def _refuse_multiple(self, argument: Argument, axis: int, shape: tuple[int, ...], factor: int) -> NoReturn:
+        below = shape[axis] // factor * factor
+        raise BoundsError(
+            f"{argument.where}: the size in axis {axis} does not divide by {factor}",
+            given=shape[axis],
+            expected=f"a multiple of {factor}, such as {below or factor} or {below + factor if below else 2 * factor}",
+            hint="Crop or pad the input.",
         )
 
     def _refuse_bound(self, name: str, value: int, lo: int, hi: int, step: int) -> NoReturn:

@@ -33,7 +33,7 @@ _CAN_LEAVE_RANGE = (ast.Add, ast.Sub, ast.Mult)
 class SizeExpr:
     """One parsed size expression; evaluating it costs about as much as the Python it spells."""
 
-    __slots__ = ("_code", "constant", "is_name", "names", "text")
+    __slots__ = ("_code", "binds", "constant", "is_name", "names", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -43,6 +43,8 @@ class SizeExpr:
         self.names: tuple[str, ...] = tuple(names)
         #: True for a bare dim name, which binds that dim when it stands in an input's shape
         self.is_name = isinstance(tree, ast.Name)
+        #: (name, factor) of ``NAME`` or ``NAME * INT``: an input's axis of that size tells the dim; None of all others
+        self.binds: tuple[str, int] | None = _binds(tree)
         self._code = code
         #: its value when it names no dim, else None
         self.constant: int | None = None if names else self.evaluate({})
@@ -80,6 +82,15 @@ class SizeExpr:
 def size_expr(text: str) -> SizeExpr:
     """`SizeExpr(text)`, parsed once per process: a model repeats few expressions many times."""
     return SizeExpr(text)
+
+
+def _binds(tree: ast.expr) -> tuple[str, int] | None:
+    match tree:
+        case ast.Name(id=name):
+            return name, 1
+        case ast.BinOp(left=ast.Name(id=name), op=ast.Mult(), right=ast.Constant(value=int(factor))) if factor:
+            return name, factor
+    return None
 
 
 class _OutOfRange(ArithmeticError):

@@ -18,8 +18,9 @@ import numpy as np
 import tvm_ffi
 
 from treadle import dtypes
-from treadle.errors import ArgumentError
+from treadle.errors import ArgumentError, DeviceError
 from treadle.runtime.dlpack import amended
+from treadle.runtime.stream import UNORDERED
 
 #: Fresh outputs start on a cache line: a vector store then never splits one.
 ALIGNMENT = 64
@@ -47,12 +48,12 @@ class Framework(ABC):
         """Inspect, cheaply."""
 
     @abstractmethod
-    def tensor(self, array: Any) -> tvm_ffi.Tensor:
-        """The memory of a contiguous array as a tvm_ffi tensor."""
+    def tensor(self, array: Any, stream: int = UNORDERED) -> tvm_ffi.Tensor:
+        """The memory of a contiguous array as a tvm_ffi tensor, ready on `stream` in DLPack's numbering."""
 
     @abstractmethod
-    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType) -> Any:
-        """A new array on the CPU with undefined contents."""
+    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType, device: str = "cpu") -> Any:
+        """A new array with undefined contents."""
 
     @abstractmethod
     def strides(self, array: Any) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ class _Numpy(Framework):
         dtype = dtypes.of_numpy(array.dtype)
         return Facts(dtype.name if dtype else None, array.shape, "cpu", array.flags.c_contiguous)
 
-    def tensor(self, array: Any) -> tvm_ffi.Tensor:
+    def tensor(self, array: Any, stream: int = UNORDERED) -> tvm_ffi.Tensor:
         if array.dtype.isbuiltin == 1:  # ml_dtypes are 2, user defined, and not exportable
             capsule = array.__dlpack__(max_version=_VERSION)
             return tvm_ffi.from_dlpack(capsule if array.size else amended(capsule))
@@ -83,7 +84,7 @@ class _Numpy(Framework):
         bits = array.view(f"u{dtype.itemsize}").__dlpack__(max_version=_VERSION)
         return tvm_ffi.from_dlpack(amended(bits, dtype.code))
 
-    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType, device: str = "cpu") -> Any:
         return empty(shape, dtype.numpy)
 
     def strides(self, array: Any) -> tuple[int, ...]:
@@ -107,26 +108,34 @@ class _Torch(Framework):
         name = self._names.get(array.dtype)
         return Facts(name, tuple(array.shape), device, array.is_contiguous())
 
-    def tensor(self, array: Any) -> tvm_ffi.Tensor:
+    def tensor(self, array: Any, stream: int = UNORDERED) -> tvm_ffi.Tensor:
         if array.numel():
             return tvm_ffi.from_dlpack(array)
         return tvm_ffi.from_dlpack(amended(array.detach().__dlpack__(max_version=_VERSION)))
 
-    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType) -> Any:
-        torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=getattr(torch, dtype.name))
+    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType, device: str = "cpu") -> Any:
+        try:
+            import torch  # on CUDA, results for other frameworks' arrays are torch's too
+        except ModuleNotFoundError:
+            raise DeviceError(
+                f"fresh results on {device} are torch tensors",
+                given="no module torch",
+                expected="torch, or run(..., out={name: array})",
+                hint="pip install torch",
+            ) from None
+        return torch.empty(shape, dtype=getattr(torch, dtype.name), device=device)
 
     def strides(self, array: Any) -> tuple[int, ...]:
         return tuple(array.stride())
 
 
 class _Dlpack(Framework):
-    """Everything else; results come back as numpy, which any of them can take in."""
+    """Everything else; results come back as numpy, which any of them can take in, or on CUDA as torch tensors."""
 
     copy_advice = "copy it into contiguous memory"
 
     def facts(self, array: Any) -> Facts:
-        tensor = tvm_ffi.from_dlpack(array)
+        tensor = _imported(array)
         name, device = str(tensor.dtype), str(tensor.device)
         return Facts(
             name if name in dtypes.DTYPES else None,
@@ -135,20 +144,27 @@ class _Dlpack(Framework):
             tensor.is_contiguous(),
         )
 
-    def tensor(self, array: Any) -> tvm_ffi.Tensor:
-        tensor = tvm_ffi.from_dlpack(array)
+    def tensor(self, array: Any, stream: int = UNORDERED) -> tvm_ffi.Tensor:
+        tensor = _imported(array, stream)
         if tensor.numel():
             return tensor
         return tvm_ffi.from_dlpack(amended(tensor.__dlpack__(max_version=_VERSION)))
 
-    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: dtypes.DType, device: str = "cpu") -> Any:
         return empty(shape, dtype.numpy)
 
     def strides(self, array: Any) -> tuple[int, ...]:
-        return tuple(tvm_ffi.from_dlpack(array).strides)
+        return tuple(_imported(array).strides)
 
     def dtype_text(self, array: Any) -> str:
-        return str(tvm_ffi.from_dlpack(array).dtype)
+        return str(_imported(array).dtype)
+
+
+def _imported(array: Any, stream: int = UNORDERED) -> tvm_ffi.Tensor:
+    """Any DLPack array. On CUDA its producer is told the consuming stream: left out, it would order the default stream."""
+    if array.__dlpack_device__()[0] == tvm_ffi.DLDeviceType.kDLCUDA:
+        return tvm_ffi.from_dlpack(array.__dlpack__(stream=stream))
+    return tvm_ffi.from_dlpack(array)
 
 
 NUMPY, TORCH, DLPACK = _Numpy(), _Torch(), _Dlpack()

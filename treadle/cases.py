@@ -55,7 +55,7 @@ def draw_sizes(program: Program, rng: np.random.Generator) -> dict[str, int]:
     choice = {n: d.one_of[rng.integers(len(d.one_of))] for n, d in program.dims.items() if d.one_of and n not in program.bound}
 
     def complete() -> dict[str, int]:
-        return {**sizes, **{n: size_expr(text).evaluate(sizes) for n, text in choice.items()}}
+        return {n: size_expr(choice[n]).evaluate(sizes) if n in choice else sizes[n] for n in program.dims}
 
     while True:
         cost = program.cost(complete())

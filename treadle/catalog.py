@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -57,7 +58,7 @@ def describe_program(program: Program) -> dict[str, Any]:
     d = program.definition
     terms: dict[tuple[str, int], int] = {}
     for t in (*program.args, *program.results):
-        key = (dm.text(elements(t.shape)), find_dtype(str(t.dtype)).itemsize)
+        key = (_written(elements(t.shape)), find_dtype(str(t.dtype)).itemsize)
         terms[key] = terms.get(key, 0) + key[1]
     return {
         "program": d.name,
@@ -75,9 +76,9 @@ def describe_program(program: Program) -> dict[str, Any]:
         },
         "dims": {n: asdict(dim) for n, dim in program.dims.items()},
         "cost": {
-            "bytes": " + ".join(f"{count}*({size})" for (size, _), count in terms.items()),
-            "flops": dm.text(program.flops),
-            "exps": dm.text(program.exps),
+            "bytes": " + ".join(f"{count} * {size}" for (size, _), count in terms.items()),
+            "flops": _written(program.flops),
+            "exps": _written(program.exps),
         },
         "schedules": {"cpu": schedules(d)},
     }
@@ -95,6 +96,11 @@ def elements(shape: Sequence[Size]) -> Size:
 def attr_text(attrs: Mapping[str, Any]) -> str:
     """Attributes as shown in tables: direction=t2b, chunk=0."""
     return ", ".join(f"{n}={v}" for n, v in attrs.items())
+
+
+def _written(size: Size) -> str:
+    """A size as people write it, without the parentheses that precedence makes needless."""
+    return ast.unparse(ast.parse(dm.text(size), mode="eval"))
 
 
 def _tensor(t: te.Tensor) -> dict[str, Any]:

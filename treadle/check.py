@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from treadle.catalog import attr_text
 from treadle.codegen import cpu
 from treadle.codegen.cache import Cache, digest
 from treadle.codegen.lower import Lowered, lower, spaces
+from treadle.dtypes import dtype as find_dtype
 from treadle.errors import ToolchainError, UnknownNameError
 from treadle.ir import Program, definitions
 from treadle.ir import dims as dm
@@ -55,7 +57,7 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """What the sweep found for one program; `worst` is the largest ratio of error to bound."""
 
     program: str
@@ -71,7 +73,7 @@ def sweep(
     cases: int = 50,
     seed: int = 0,
     progress: Progress = lambda _: None,
-) -> list[Verdict]:
+) -> list[Outcome]:
     """Check programs (all unless named) with `cases` random cases each."""
     goal = Target.parse(target)
     known = definitions()
@@ -85,7 +87,7 @@ def sweep(
         kernels[d.name] = [_kernel(d, i, goal, seed) for i in range(min(KERNELS, cases))]
     with ExitStack() as keep:
         functions = _compile([k for ks in kernels.values() for k in ks], goal, keep, progress)
-        return [_verdict(d.name, kernels[d.name], functions, cases, seed, progress) for d in chosen]
+        return [_outcome(d.name, kernels[d.name], functions, cases, seed, progress) for d in chosen]
 
 
 def _kernel(definition: Definition, index: int, target: Target, seed: int) -> Lowered:
@@ -133,29 +135,32 @@ def _library(lowered: Sequence[Lowered], target: Target, keep: ExitStack) -> Pat
     return folder / "check.so"
 
 
-def _verdict(
+def _outcome(
     name: str, kernels: Sequence[Lowered], functions: Mapping[int, tvm_ffi.Function], cases: int, seed: int, progress: Progress
-) -> Verdict:
+) -> Outcome:
     oracle = importlib.import_module(f"treadle.ir.oracles.{name}").oracle
     worst, mismatches = 0.0, []
     for case in range(cases):
         if case % 25 == 0:
             progress(f"checking {name}: {case} of {cases} cases")
         kernel = kernels[case % len(kernels)]
-        rng = generator(seed, name, "case", case)
-        sizes = draw_sizes(kernel.program, rng)
-        inputs = draw_inputs(kernel.program, sizes, rng)
-        given = _run(kernel.program, functions[id(kernel)], inputs, sizes)
-        for result, ratio in _ratios(oracle, kernel.program, inputs, given).items():
-            worst = max(worst, ratio)
-            if not ratio <= 1:
-                p = kernel.program
-                mismatches.append(
-                    Mismatch(
-                        name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound), kernel.schedule, asdict(kernel.point), result, ratio
-                    )
+        p, rng = kernel.program, generator(seed, name, "case", case)
+        sizes = draw_sizes(p, rng)
+        inputs = draw_inputs(p, sizes, rng)
+        results = _run(p, functions[id(kernel)], inputs, sizes)
+        truth, yardstick = (oracle(dict(p.attrs), state, **inputs) for state in (torch.float64, torch.float32))
+        verdicts = {n: compare(y, truth[n], yardstick[n], find_dtype(p.dtype).eps or 0.0) for n, y in results.items()}
+        ratios = {n: v.error / v.bound if v.bound else 0.0 if v.ok else math.inf for n, v in verdicts.items()}
+        result = next((n for n, v in verdicts.items() if not v.ok), max(ratios, key=ratios.__getitem__))
+        worst = max(worst, ratios[result])
+        if not verdicts[result].ok:
+            mismatches.append(
+                Mismatch(
+                    name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound),
+                    kernel.schedule, asdict(kernel.point), result, ratios[result],
                 )
-    return Verdict(name, cases, len(kernels), worst, tuple(mismatches))
+            )  # fmt: skip
+    return Outcome(name, cases, len(kernels), worst, tuple(mismatches))
 
 
 def _run(
@@ -168,12 +173,3 @@ def _run(
     }
     function(*(tvm_ffi.from_dlpack(t) for t in (*inputs.values(), *results.values())))
     return results
-
-
-def _ratios(
-    oracle: Callable[..., dict[str, torch.Tensor]], program: Program, inputs: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
-) -> dict[str, float]:
-    """Error over bound of each result."""
-    truth = oracle(dict(program.attrs), torch.float64, **inputs)
-    yardstick = oracle(dict(program.attrs), torch.float32, **inputs)
-    return {n: compare(given[n], truth[n], yardstick[n]) for n in given}

@@ -1,19 +1,21 @@
-// What every generated host function is written in: views, calls, the arena, errors.
+// What every generated host function is written in: errors, views, calls. Where the memory is, say memory_cpu.h and
+// memory_cuda.h; what the functions below do with a session, session.h.
 //
 // A bundle's library exports, as tvm-ffi functions:
-//   treadle_session_new(weights...) -> pointer     treadle_session_free(pointer)     treadle_arena_bytes(pointer) -> int
-//   treadle_run_<entry>(pointer, inputs..., outputs...)                              and every kernel under its own name
-// and the plain C symbol treadle_abi_version.
+//   treadle_session_new(weights...) -> pointer      host tensors in the manifest's order; on CUDA after the device's index
+//   treadle_session_clone(pointer) -> pointer       a session with an arena of its own over the same weights
+//   treadle_session_free(pointer)                   treadle_arena_bytes(pointer) -> int
+//   treadle_run_<entry>(pointer, inputs..., outputs...)
+// every kernel under its own name, and the plain C symbol treadle_abi_version.
 #pragma once
 
 #include <tvm/ffi/c_api.h>
 
 #include <algorithm>
+#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <new>
-#include <vector>
+#include <string>
 
 #define TREADLE_EXPORT extern "C" __attribute__((visibility("default")))
 #define TREADLE_KERNEL(name) extern "C" int __tvm_ffi_##name(void*, const TVMFFIAny*, int32_t, TVMFFIAny*)
@@ -25,50 +27,36 @@ constexpr int64_t kAlign = 256;
 
 inline int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-inline int fail(const char* kind, const char* message) {
+// Raises an error of the given kind; returns -1, so that `return fail(...)` reads as what it does.
+__attribute__((format(printf, 2, 3))) inline int fail(const char* kind, const char* format, ...) {
+  char message[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(message, sizeof message, format, args);
+  va_end(args);
   TVMFFIErrorSetRaisedFromCStr(kind, message);
   return -1;
 }
 
-// Scratch memory of a session: grows to the largest call seen, and never past the bound stated for the bundle.
-class Arena {
- public:
-  Arena() = default;
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-  ~Arena() { std::free(data_); }
+// Puts the step in front of the error that its kernel raised: the kernel knows what went wrong, only the plan knows where.
+inline int failed_in(const char* node, const char* kernel) {
+  TVMFFIObjectHandle error = nullptr;
+  TVMFFIErrorMoveFromRaised(&error);
+  if (!error) return fail("InternalError", "node %s (kernel %s) failed without saying why", node, kernel);
+  const TVMFFIErrorCell* cell = TVMFFIErrorGetCellPtr(error);
+  const std::string kind(cell->kind.data, cell->kind.size), message(cell->message.data, cell->message.size);
+  TVMFFIObjectDecRef(error);
+  const char* parts[] = {"node ", node, " (kernel ", kernel, "): ", message.c_str()};
+  TVMFFIErrorSetRaisedFromCStrParts(kind.c_str(), parts, 6);
+  return -1;
+}
 
-  // Memory for `bytes`, or nullptr with the error raised.
-  char* reserve(int64_t bytes, int64_t bound) {
-    if (bytes <= size_) return data_;
-    char message[160];
-    if (bytes > bound) {
-      std::snprintf(message, sizeof message, "the call needs %lld arena bytes, above the bundle's bound of %lld",
-                    static_cast<long long>(bytes), static_cast<long long>(bound));
-      fail("ValueError", message);
-      return nullptr;
-    }
-    std::free(data_);
-    data_ = static_cast<char*>(std::aligned_alloc(kAlign, aligned(bytes)));
-    size_ = data_ ? bytes : 0;
-    if (!data_) {
-      std::snprintf(message, sizeof message, "no memory for %lld arena bytes", static_cast<long long>(bytes));
-      fail("MemoryError", message);
-    }
-    return data_;
-  }
-
-  int64_t size() const { return size_; }
-
- private:
-  char* data_ = nullptr;
-  int64_t size_ = 0;
-};
-
-struct Session {
-  std::vector<void*> weights;  // owned by the caller, who keeps them alive
-  Arena arena;
-};
+// The arena may grow to what a call needs, and never past the bound stated for the bundle.
+inline int check_bound(int64_t bytes, int64_t bound) {
+  if (bytes <= bound) return 0;
+  return fail("ValueError", "the call needs %lld arena bytes, above the bundle's bound of %lld", static_cast<long long>(bytes),
+              static_cast<long long>(bound));
+}
 
 // The tensor behind an argument, or nullptr where it is none.
 inline const DLTensor* tensor(const TVMFFIAny& any) {
@@ -78,6 +66,12 @@ inline const DLTensor* tensor(const TVMFFIAny& any) {
 }
 
 inline void* data(const DLTensor* t) { return static_cast<char*>(t->data) + t->byte_offset; }
+
+inline int64_t elements(const DLTensor& t) {
+  int64_t count = 1;
+  for (int32_t i = 0; i < t.ndim; ++i) count *= t.shape[i];
+  return count;
+}
 
 // A compact tensor over memory that somebody else owns, ready to be passed to a kernel.
 template <int rank>
@@ -100,34 +94,17 @@ struct View {
 
 using Kernel = int(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);
 
-template <typename... Views>
+// Calls a kernel whose last `outputs` views are what it writes. Where those hold no element there is nothing to do, and a
+// GPU could not even be asked: a grid of zero blocks does not exist.
+template <int outputs = 0, typename... Views>
 inline int call(Kernel* kernel, Views&... views) {
+  constexpr int count = sizeof...(Views);
   const TVMFFIAny args[] = {views.any()...};
+  bool empty = outputs > 0;
+  for (int i = count - outputs; i < count; ++i) empty = empty && elements(*static_cast<const DLTensor*>(args[i].v_ptr)) == 0;
+  if (empty) return 0;
   TVMFFIAny result{};
-  return kernel(nullptr, args, sizeof...(views), &result);
-}
-
-inline int session_new(const TVMFFIAny* args, int32_t count, int32_t expected, TVMFFIAny* result) {
-  if (count != expected) return fail("TypeError", "treadle_session_new: one tensor per weight of the manifest, in its order");
-  auto* session = new (std::nothrow) Session;
-  if (!session) return fail("MemoryError", "no memory for a session");
-  for (int32_t i = 0; i < count; ++i) {
-    const DLTensor* t = tensor(args[i]);
-    if (!t) {
-      delete session;
-      return fail("TypeError", "treadle_session_new: every weight must be a tensor");
-    }
-    session->weights.push_back(data(t));
-  }
-  result->type_index = kTVMFFIOpaquePtr;
-  result->v_ptr = session;
-  return 0;
-}
-
-inline Session* session(const TVMFFIAny* args, int32_t count, int32_t expected) {
-  if (count == expected && count > 0 && args[0].type_index == kTVMFFIOpaquePtr) return static_cast<Session*>(args[0].v_ptr);
-  fail("TypeError", "a session pointer and one tensor per input and output of the manifest are expected, in its order");
-  return nullptr;
+  return kernel(nullptr, args, count, &result);
 }
 
 }  // namespace treadle

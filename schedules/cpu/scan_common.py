@@ -55,7 +55,8 @@ class Kind:
 
 
 def kinds(scan: Scan, step: Expr) -> Iterator[Kind]:
-    first, last = scan.starts(step), scan.ends(step)
+    first = tirx.any(step == 0, scan.starts(step))  # chunks counted from the end may leave a short one at the start
+    last = scan.ends(step)
     begins = [(tirx.Not(first), True, True)]
     if scan.init is not None:
         begins.append((step == 0, True, False))

@@ -64,8 +64,6 @@ class _Walk:
         # The carry of this step and of the one before, in fp32, and a row per other output.
         self.carry = T.alloc_buffer((tasks.group, 2, scan.width), CARRY)
         self.rows = [None if common.is_carry(scan, o) else T.alloc_buffer((scan.width,), CARRY) for o in scan.outputs]
-        # Rounded rows are kept as bits: TVM 0.27 widens bfloat16 scratch buffers to fp32, behind address_of as well.
-        self.narrow = T.alloc_buffer((scan.width,), "uint16") if any(str(t.dtype) != CARRY for t in scan.results) else None
 
     def emit(self) -> None:
         scan = self.scan
@@ -130,16 +128,10 @@ class _Walk:
                 index = output.index(self._position(m, scan.time(step), l))
                 T.buffer_store(target, row[*prefix, l].astype(kind), list(index))
             return
-        if kind != CARRY:
-            with T.serial(0, scan.width) as l:
-                T.buffer_store(self.narrow, T.reinterpret("uint16", row[*prefix, l].astype(kind)), [l])
-            row, prefix = self.narrow, []
         zero = tirx.const(0, "int64")
         start = target[*output.index(self._position(m, scan.time(step), zero))]
-        length = scan.width * find_dtype(kind).itemsize
-        T.evaluate(
-            T.call_extern("int32", "treadle_stream", T.address_of(start), T.address_of(row[*prefix, zero]), length, common.bytes_of(tensor))
-        )  # fmt: skip
+        arguments = T.address_of(start), T.address_of(row[*prefix, zero]), scan.width, common.bytes_of(tensor)
+        T.evaluate(T.call_extern("int32", f"treadle_stream_{kind}", *arguments))
 
     def _prefetch(self, m: Expr, step: Expr) -> None:
         seen: list[Expr] = []

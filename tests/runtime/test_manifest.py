@@ -35,6 +35,12 @@ def test_round_trip_is_exact() -> None:
     assert Manifest.from_json(text.encode()) == MANIFEST
 
 
+def test_a_dim_stated_as_a_multiple_is_stated() -> None:
+    document = json.loads(MANIFEST.to_json())
+    _set(*INPUT, "shape", 2, value="H * 14")(document)
+    assert Manifest.from_json(json.dumps(document)).entries[0].inputs[0].shape[2] == "H * 14"
+
+
 def test_text_is_deterministic() -> None:
     shuffled = dataclasses.replace(
         MANIFEST,
@@ -86,7 +92,7 @@ DAMAGE = {
     "dtype": (_set(*INPUT, "dtype", value="float31"), r"inputs\[0\].dtype is not a dtype: given 'float31'"),
     "alignment": (_set(*INPUT, "alignment", value=12), "alignment is no alignment: given 12, expected a power of two"),
     "undeclared dim": (_set(*INPUT, "shape", 0, value="Q"), r"entries\[0\] uses sizes that `dims` does not declare.*Q"),
-    "unbound dim": (_set(*INPUT, "shape", 2, value="H+0"), "no input has as a dimension of its own: given H"),
+    "unbound dim": (_set(*INPUT, "shape", 2, value="H+0"), r"no input states, as NAME or NAME \* INT: given H"),
     "unbound one_of": (_set("dims", "N", "one_of", value=["H*2", "Z"]), "does not declare: given Z"),
     "entry name": (_set("entries", 0, "name", value="a b"), r"entries\[0\].name is not an entry name"),
     "no entries": (_set("entries", value=[]), "entries is empty"),

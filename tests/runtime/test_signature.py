@@ -118,6 +118,38 @@ def test_bad_arguments(case: str) -> None:
     assert caught.value.given is not None and caught.value.expected is not None
 
 
+def multiples(*inputs: TensorSpec) -> Signature:
+    outputs = (TensorSpec("y", ("N", "H", "W"), "float32", 4),)
+    return Signature(Entry("main", inputs, outputs), {"N": Dim(1, 8), "H": Dim(1, 9), "W": Dim(2, 9)})
+
+
+def test_a_size_stated_as_a_multiple() -> None:
+    signature = multiples(TensorSpec("image", ("N", "H * 14", "W * 14"), "float32", 4))
+    assert signature.bind({"image": f32(2, 28, 42)}).sizes == {"N": 2, "H": 2, "W": 3}
+    with pytest.raises(
+        BoundsError,
+        match=r"input 'image': the size in axis 1 does not divide by 14: given 60, "
+        r"expected a multiple of 14, such as 56 or 70. Crop or pad",
+    ):
+        signature.bind({"image": f32(2, 60, 42)})
+    with pytest.raises(BoundsError, match="given 13, expected a multiple of 14, such as 14 or 28"):
+        signature.bind({"image": f32(2, 28, 13)})
+    with pytest.raises(BoundsError, match=r"main: W, from image.shape\[2\] / 14, is outside.*given 1, expected 2 to 9"):
+        signature.bind({"image": f32(2, 28, 14)})
+
+
+def test_a_bare_size_is_preferred_to_a_multiple() -> None:
+    signature = multiples(
+        TensorSpec("image", ("N", "H * 14", "W * 14"), "float32", 4), TensorSpec("rows", ("H", "W"), "float32", 4)
+    )
+    assert signature.origin["H"] == "rows.shape[0]"
+    assert signature.bind({"image": f32(1, 28, 42), "rows": f32(2, 3)}).sizes == {"N": 1, "H": 2, "W": 3}
+    with pytest.raises(ArgumentError, match=r"input 'image' has the wrong size in axis 1: given 42.*expected 28"):
+        signature.bind({"image": f32(1, 42, 42), "rows": f32(2, 3)})
+    with pytest.raises(ArgumentError, match="input 'image' has the wrong size in axis 2: given 43"):
+        signature.bind({"image": f32(1, 28, 43), "rows": f32(2, 3)})
+
+
 def test_alignment_below_the_element_and_below_the_entry() -> None:
     raw = np.zeros(2 * 3 * 8 * 4 + 1, np.uint8)
     with pytest.raises(

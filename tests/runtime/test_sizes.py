@@ -111,3 +111,11 @@ def test_properties() -> None:
     assert SizeExpr("N").is_name and not SizeExpr("(N+0)").is_name
     assert SizeExpr("2*3").constant == 6
     assert SizeExpr("+".join(["N"] * 300)).evaluate({"N": 1}) == 300
+
+
+@pytest.mark.parametrize(
+    ("text", "binds"),
+    [("H", ("H", 1)), ("H * 14", ("H", 14)), ("(H*14)", ("H", 14)), ("H*0", None), ("14*H", None), ("H*W", None), ("H+14", None), ("14", None)],
+)
+def test_what_a_size_tells_of_a_dim(text: str, binds: tuple[str, int] | None) -> None:
+    assert SizeExpr(text).binds == binds

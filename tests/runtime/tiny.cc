@@ -84,6 +84,12 @@ ENTRY(treadle_session_new) {
   return 0;
 }
 
+ENTRY(treadle_session_clone) {
+  result->type_index = kTVMFFIOpaquePtr;
+  result->v_ptr = new Session{static_cast<Session*>(args[0].v_ptr)->gain};
+  return count == 1 ? 0 : -1;
+}
+
 ENTRY(treadle_session_free) {
   auto* session = static_cast<Session*>(args[0].v_ptr);
   free(session->arena);

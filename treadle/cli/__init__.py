@@ -19,6 +19,7 @@ import treadle
 from treadle.cli import bench, cache, check, compile, doctor, inspect_, list_, models, run, show
 from treadle.cli.failure import UsageError, understood
 from treadle.cli.output import Reply, emit, emit_error
+from treadle.errors import UnknownNameError
 from treadle.settings import settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
@@ -63,6 +64,10 @@ _verb(_cache, "verify", cache.verify)
 _verb(_cache, "prune", cache.prune)
 
 
+def _verbs() -> list[str]:
+    return [v.name for v in (*app.registered_commands, *app.registered_groups) if isinstance(v.name, str)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -71,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = False
     try:
         debug = settings.debug
+        if verb is not None and verb not in (known := _verbs()):
+            raise UnknownNameError.unknown("verb", verb, known)
         reply = app(args, prog_name="treadle", standalone_mode=False)
         if isinstance(reply, Reply):
             emit(reply, verb, as_json)

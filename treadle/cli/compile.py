@@ -49,7 +49,7 @@ def compile_(
     rows = [
         ("bundle", out),
         ("target", report.target),
-        ("kernels", f"{report.kernels} for {report.nodes} calls, {'from the cache' if report.cached else 'compiled'}"),
+        ("kernels", f"{report.kernels}, called {report.nodes} times; {'from the cache' if report.cached else 'compiled'}"),
         ("parameters", f"{report.parameters:,}"),
         ("arena", f"{size(report.arena_bytes)} at {at}; reuse saves {size(saved)}" if report.arena_bytes else "none"),
         ("time", f"{seconds:.1f} s"),

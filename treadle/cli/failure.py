@@ -21,7 +21,9 @@ def understood(wrong: Exception, verb: str | None) -> TreadleError:
     if isinstance(wrong, TreadleError):
         return wrong
     if isinstance(wrong, TyperException):
-        return UsageError(wrong.format_message(), hint=f"See `treadle {verb} --help`." if verb else "See `treadle --help`.")
+        command = f"treadle {verb}" if verb else "treadle"
+        message, _, suggestion = wrong.format_message().partition(" Did you mean ")
+        return UsageError(message, hint=f"Did you mean {suggestion}" if suggestion else f"See `{command} --help`.")
     if isinstance(wrong, ModuleNotFoundError) and (extra := _EXTRAS.get((wrong.name or "").partition(".")[0])):
         return ToolchainError(
             f"treadle {verb} needs the {extra} extra",

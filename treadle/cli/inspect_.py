@@ -16,6 +16,7 @@ from treadle.runtime.bundle import Bundle
 
 _FILES = {"manifest": "manifest.json", "plan": "plan.json", "tir": "sources/kernels.tir.py", "report": "reports/kernels.json"}
 _STAGES = ("manifest", "plan", "te", "tir", "cuda", "ptx", "report")
+_HELD = tuple(s for s in _STAGES if s in _FILES or s == "te")
 
 
 def inspect_bundle(
@@ -34,7 +35,7 @@ def inspect_bundle(
         raise ArchError(
             f"bundle {opened.path}: holds no stage {stage}",
             given=f"targets {', '.join(x.target for x in opened.manifest.libraries)}",
-            expected=f"one of {', '.join((*_FILES, 'te'))}",
+            expected=f"one of {', '.join(_HELD)}",
             hint=f"{stage} is a stage of CUDA targets.",
         )
     text = _read(opened, _FILES[stage])
@@ -65,7 +66,7 @@ def _summary(bundle: Bundle) -> Reply:
         "bundle": str(bundle.path),
         "manifest": json.loads(m.to_json()),
         "files": {name: s.size for name, s in bundle.sums.items()},
-        "stages": [*_FILES, "te"],
+        "stages": list(_HELD),
     }
     return Reply(result, shown)
 
@@ -83,7 +84,7 @@ def _mathematics(bundle: Bundle) -> Reply:
         entry["kernels"] += 1
     shown: list[RenderableType] = []
     for (name, dtype, attributes), entry in programs.items():
-        shown.append(escaped(f"{name} {dtype}  {attributes}  ({entry['kernels']} kernels)"))
+        shown.append(escaped(f"{name} {dtype}  {attributes}  kernels: {entry['kernels']}"))
         shown += [escaped(f"    {entry['math']}"), ""]
     return Reply({"bundle": str(bundle.path), "stage": "te", "value": list(programs.values())}, shown)
 

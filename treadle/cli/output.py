@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rich.table import Table
 SCHEMA = 1
 #: Columns of a table that is piped somewhere; a terminal states its own.
 _PIPED_WIDTH = 120
-#: Seconds between progress lines where there is no terminal, the first one included.
+#: Seconds between progress lines where there is no terminal; work that ends sooner says nothing.
 _PATIENCE = 2.0
 
 
@@ -74,15 +74,25 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         with Console(stderr=True).status(escaped(what)) as status:
             yield lambda text: status.update(escaped(text))
         return
-    last = time.monotonic()
+    latest, done = what, threading.Event()
+
+    def report() -> None:
+        said = None
+        while not done.wait(_PATIENCE):
+            if latest != said:
+                note(said := latest)
 
     def say(text: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _PATIENCE:
-            note(text)
-            last = time.monotonic()
+        nonlocal latest
+        latest = text
 
-    yield say
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield say
+    finally:
+        done.set()
+        reporter.join()
 
 
 def _print_json(verb: str | None, kind: str, value: Any) -> None:

@@ -1,0 +1,3 @@
+"""CUDA schedules of gemm.linear, the default first."""
+
+ORDER = ("mma", "simt")

@@ -1,0 +1,3 @@
+"""CUDA schedules of image.to_planes."""
+
+ORDER = ("tile",)

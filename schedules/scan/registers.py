@@ -1,0 +1,225 @@
+"""A scan with its line in registers: V consecutive columns a thread, neighbours through a small shared array.
+
+Per step, in every thread of a block:
+
+    load the step after next (or later) into registers   the loads are in flight while the block waits and computes
+    publish the values that neighbours need              two floats a thread, not the line
+    -- barrier --                                        the only one of a step: odd and even steps have their own arrays
+    compute, store
+
+What travels to the neighbours follows from the Scan. Where a weight is read at its destination (the forward scan) the carry
+itself travels. Where it is read at its source (an adjoint) the product travels: it is the same product, taken where the
+weight already lies in a register, so that no tensor is read twice or out of line. A tensor read beside the step
+(the forward output in an adjoint) travels in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from treadle.ir import expr as ex
+from treadle.ir.expr import Expr
+from treadle.ir.scan import CARRY, Read, Scan
+from treadle.schedules.cpu import scan_common as common
+from treadle.schedules.scan import kernel as k
+from treadle.schedules.scan.kernel import Stream, int64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Threads along the line, lines side by side, columns of a thread, steps that loads run ahead."""
+
+    threads: int
+    lanes: int
+    columns: int
+    ahead: int
+
+    @property
+    def longest(self) -> int:
+        return self.threads * self.columns
+
+
+def pushed(scan: Scan) -> bool:
+    """Whether weights are read where the carry comes from."""
+    return any(r.back > 0 for t in scan.terms for r in _weights(scan, t.weight))
+
+
+def refusals(scan: Scan) -> list[str]:
+    reasons = []
+    if common.reach(scan) > 1:
+        reasons.append(f"the step looks {common.reach(scan)} along the line: a thread keeps one value of each neighbour")
+    if scan.init is not None or scan.flush is not None:
+        reasons.append("an initial carry: this schedule starts every line from nothing")
+    for term in scan.terms:
+        places = {(r.back, r.shift) for r in _weights(scan, term.weight)}
+        if pushed(scan) and places - {(1, term.offset)} or not pushed(scan) and places - {(0, 0)}:
+            reasons.append(f"the weight at offset {term.offset} is read neither where the carry comes from nor where it goes")
+    if any(not common.runs_along(r.index, len(scan.sizes), scan.line) for r in (*common.used_reads(scan), *scan.outputs)):
+        reasons.append("a tensor is not contiguous along the line")
+    return reasons
+
+
+def _weights(scan: Scan, weight: Expr) -> list[Read]:
+    return [scan.reads[n] for n, s in scan.symbols.items() if ex.depends(weight, s)]
+
+
+def held(scan: Scan) -> list[Stream]:
+    """What a thread keeps of memory: each row it needs, at the step it needs it, once."""
+    home = [replace(r, back=0, shift=0) if r.back > 0 else r for r in common.used_reads(scan)]
+    return k.streams(home)
+
+
+def shared_bytes(scan: Scan, shape: Shape) -> int:
+    sides = sum(len([s for s in st.shifts if s]) for st in held(scan)) + sum(1 for t in scan.terms if t.offset)
+    return 2 * sides * shape.lanes * (shape.threads + 2) * 4
+
+
+def emit(scan: Scan, buffers: dict[str, tirx.Var], shape: Shape, pieces: Expr | None) -> None:
+    """One kernel. `pieces` is the number of column groups of a line where it consists of whole ones, else None."""
+    with k.grid(scan, shape.lanes) as block:
+        _Line(scan, buffers, shape, pieces, block).emit()
+
+
+class _Edges:
+    """The first or last value of each thread, seen by its neighbour; odd and even steps apart."""
+
+    def __init__(self, shape: Shape, offset: int) -> None:
+        self.column = shape.columns - 1 if offset < 0 else 0
+        self.offset, self.shape = offset, shape
+        #: one place beyond the line on either side; writing it first also tells TVM that both arrays live all along
+        self.of = [T.sblock_alloc_buffer((shape.lanes, shape.threads + 2), CARRY, scope="shared") for _ in range(2)]
+
+    def clear(self, ty: Expr) -> None:
+        for edges in self.of:
+            for place in (0, self.shape.threads + 1):
+                T.buffer_store(edges, tirx.const(0.0, CARRY), [ty, place])
+
+    def publish(self, parity: int, tx: Expr, ty: Expr, value: Callable[[int], Expr]) -> None:
+        T.buffer_store(self.of[parity], value(self.column), [ty, tx + 1])
+
+    def read(self, parity: int, tx: Expr, ty: Expr) -> Expr:
+        return self.of[parity][ty, tx + 1 + self.offset]
+
+
+class _Line:
+    def __init__(self, scan: Scan, buffers: dict[str, tirx.Var], shape: Shape, pieces: Expr | None, block: k.Block) -> None:
+        self.scan, self.shape, self.block, self.wide = scan, shape, block, pieces is not None
+        self.streams, self.pushed = held(scan), pushed(scan)
+        self.rows = [k.rows(buffers, s.tensor, shape.columns, pieces) for s in self.streams]
+        self.out_rows = [k.rows(buffers, o.tensor, shape.columns, pieces) for o in scan.outputs]
+        self.sets = shape.ahead + 1
+        self.loaded = [[self._local(str(s.tensor.dtype)) for s in self.streams] for _ in range(self.sets)]
+        self.out = [self._local(str(o.tensor.dtype)) for o in scan.outputs]
+        #: what is carried into the next step: the carry, or one product per term
+        self.carried = [[self._local(CARRY) for _ in (scan.terms if self.pushed else [0])] for _ in range(2)]
+        offsets = sorted({t.offset for t in scan.terms} - {0})
+        self.edges = {("carry", i): _Edges(shape, t.offset) for i, t in enumerate(scan.terms) if self.pushed and t.offset}
+        if not self.pushed:
+            self.edges = {("carry", o): _Edges(shape, o) for o in offsets}
+        self.edges |= {(i, o): _Edges(shape, o) for i, s in enumerate(self.streams) for o in s.shifts if o}
+
+    def _local(self, kind: str) -> tirx.Var:
+        return T.sblock_alloc_buffer((self.shape.lanes, self.shape.threads, self.shape.columns), kind, scope="local")
+
+    def emit(self) -> None:
+        unroll = math.lcm(2, self.sets)
+        with self._threads() as (tx, ty):
+            with k.when(tx == 0):
+                for edges in self.edges.values():
+                    edges.clear(ty)
+            for early in range(self.shape.ahead):
+                self._load(int64(early), early, tx, ty)
+        with T.serial(int64(0), tirx.floordiv(self.scan.steps + (unroll - 1), unroll)) as turn:
+            for u in range(unroll):
+                self._step(turn * unroll + u, u)
+
+    @contextmanager
+    def _threads(self) -> Iterator[tuple[Expr, Expr]]:
+        with k.phase(self.shape.threads, self.shape.lanes) as (tx, ty):
+            here = k.both(self.block.active(ty), tx * self.shape.columns < self.scan.width)
+            with k.when(here):
+                yield tx, ty
+
+    def _step(self, step: Expr, u: int) -> None:
+        with self._threads() as (tx, ty):
+            self._load(step + self.shape.ahead, (u + self.shape.ahead) % self.sets, tx, ty)
+            for (what, of), edges in self.edges.items():
+                edges.publish(u % 2, tx, ty, self._published(what, of, u, tx, ty))
+        k.barrier()
+        with self._threads() as (tx, ty), k.when(step < self.scan.steps):
+            self._compute(step, u, tx, ty)
+
+    def _load(self, step: Expr, into: int, tx: Expr, ty: Expr) -> None:
+        """Start loading what a step needs; a tensor read one step ahead is loaded one step earlier."""
+        for back in sorted({s.back for s in self.streams}):
+            with k.when(step - back < self.scan.steps):
+                for stream, rows, put in zip(self.streams, self.rows, self.loaded[into], strict=True):
+                    if stream.back == back:
+                        index = stream.read.index(self.block.position(ty, self.scan.time(step - back), int64(0)))
+                        rows.load(rows.row(index), tx, self._exists, put, [ty, tx])
+
+    def _exists(self, column: Expr) -> Expr:
+        return column < self.scan.width
+
+    def _published(self, what: int | str, of: int, u: int, tx: Expr, ty: Expr) -> Callable[[int], Expr]:
+        if what == "carry":
+            return lambda v: self.carried[(u + 1) % 2][of if self.pushed else 0][ty, tx, v]
+        return lambda v: self.loaded[u % self.sets][what][ty, tx, v].astype(CARRY)
+
+    def _compute(self, step: Expr, u: int, tx: Expr, ty: Expr) -> None:
+        scan = self.scan
+        new = T.sblock_alloc_buffer((self.shape.lanes, self.shape.threads, self.shape.columns), CARRY, scope="local") \
+            if self.pushed else self.carried[u % 2][0]
+        for kind in common.kinds(scan, step):
+            with k.when(kind.when):
+                for v in range(self.shape.columns):
+                    cell = self._cell(kind, u, tx, ty, v)
+                    value = ex.add(cell.value(scan.source), self._carried_in(cell, u, tx, ty, v))
+                    T.buffer_store(new, value, [ty, tx, v])
+                    for output, out in zip(scan.outputs, self.out, strict=True):
+                        result = cell.value(output.value, new[ty, tx, v])
+                        T.buffer_store(out, result.astype(output.tensor.dtype), [ty, tx, v])
+        for output, rows, out in zip(scan.outputs, self.out_rows, self.out, strict=True):
+            index = output.index(self.block.position(ty, scan.time(step), int64(0)))
+            rows.store(rows.row(index), tx, self._exists, out, [ty, tx])
+        if self.pushed:
+            always = common.Kind(tirx.const(True, "bool"), True, True, True)
+            for term, products in zip(scan.terms, self.carried[u % 2], strict=True):
+                for v in range(self.shape.columns):
+                    weight = self._cell(always, u, tx, ty, v, home=True).value(term.weight)
+                    T.buffer_store(products, ex.mul(weight, new[ty, tx, v]), [ty, tx, v])
+
+    def _cell(self, kind: common.Kind, u: int, tx: Expr, ty: Expr, v: int, home: bool = False) -> common.Cell:
+        """One column. Only the outer ones of a thread can lack a neighbour, unless the line may end inside a thread."""
+        l = tx * self.shape.columns + v
+        border = not home and (not self.wide or v in (0, self.shape.columns - 1))
+        return common.Cell(self.scan, kind, l.astype("int64"), border, lambda r: self._read(r, u, tx, ty, v, home))
+
+    def _read(self, read: Read, u: int, tx: Expr, ty: Expr, v: int, home: bool) -> Expr:
+        wanted = replace(read, back=0, shift=0) if home else read
+        i = next(i for i, s in enumerate(self.streams) if k.same_stream(s.read, wanted))
+        return self._beside(i, wanted.shift, u, tx, ty, v, self.loaded[u % self.sets][i])
+
+    def _beside(self, what: int | str, offset: int, u: int, tx: Expr, ty: Expr, v: int, own: tirx.Var, of: int | None = None) -> Expr:
+        if 0 <= v + offset < self.shape.columns:
+            return own[ty, tx, v + offset]
+        return self.edges[what, offset if of is None else of].read(u % 2, tx, ty)
+
+    def _carried_in(self, cell: common.Cell, u: int, tx: Expr, ty: Expr, v: int) -> Expr:
+        before = self.carried[(u + 1) % 2]
+        if not self.pushed:
+            return cell.terms(lambda o: self._beside("carry", o, u, tx, ty, v, before[0]))
+        total: Expr = tirx.const(0.0, CARRY)
+        for i, term in enumerate(self.scan.terms if cell.kind.carries else ()):
+            product = self._beside("carry", term.offset, u, tx, ty, v, before[i], of=i)
+            if term.offset and cell.border:
+                exists = self.scan.inside(cell.position + term.offset)
+                product = T.if_then_else(exists, product, tirx.const(0.0, CARRY))
+            total = ex.add(total, product)
+        return total

@@ -1,0 +1,108 @@
+"""The packed contraction schedule: every layout, dtype and legal point, at sizes that fit no block."""
+
+import itertools
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from treadle.ir import build
+from treadle.schedules.cpu import contraction
+from treadle.schedules.space import Space
+from treadle.schedules.target import Target
+
+CPU = Target.parse("cpu")
+DTYPES = ("float32", "float16", "bfloat16")
+LAYOUTS = list(itertools.product(("rows", "planes"), repeat=2))
+SIZE = st.sampled_from((1, 2, 5, 7, 8, 13, 16, 17, 31, 33, 64, 97))
+DEEP = st.sampled_from((1, 3, 8, 16, 24, 31, 33, 100, 257, 300))
+
+
+def lowered(program, **knobs):
+    space = Space(contraction, program, CPU)
+    return space.lower(space.point(knobs))
+
+
+@cache
+def kernel(name, dtype, attrs, dims, knobs):
+    """A Program and its lowered function; made once, because compiling costs more than running all its cases."""
+    program = build(name, dtype, dict(attrs), dict(dims))
+    return program, lowered(program, **dict(knobs))
+
+
+def function(name, dtype, attrs, dims, knobs):
+    return kernel(name, dtype, *(tuple(d.items()) for d in (attrs, dims, knobs)))
+
+
+POINTS = ({}, {"mr": 4, "nr": 3, "kc": 32, "mc": 48, "nc": 64}, {"mr": 2, "nr": 1, "kc": 64, "mc": 96, "nc": 128})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("x_layout", "y_layout"), LAYOUTS)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(n=st.integers(1, 3), p=SIZE, k=DEEP, m=SIZE, point=st.sampled_from(POINTS))
+def test_linear_in_symbolic_sizes(held, dtype, x_layout, y_layout, n, p, k, m, point):
+    attrs = {"x_layout": x_layout, "y_layout": y_layout, "activation": "gelu_tanh", "residual": True}
+    program, func = function("gemm.linear", dtype, attrs, {}, point)
+    assert held(program, func, {"N": n, "P": p, "K": k, "M": m}).ok
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+@pytest.mark.parametrize(("k", "m"), [(24, 24), (1, 1), (300, 40), (97, 13)])
+def test_linear_in_constant_sizes(held, k, m, point):
+    for attrs in ({"bias": False}, {"x_layout": "planes", "y_layout": "planes", "activation": "gelu_tanh"}):
+        program, func = function("gemm.linear", "float32", attrs, {"K": k, "M": m}, point)
+        for n, p in ((1, 1), (2, 30), (1, 401)):
+            assert held(program, func, {"N": n, "P": p}).ok
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(n=st.integers(1, 3), c=st.integers(1, 3), h=st.integers(1, 5), w=st.integers(1, 5), m=SIZE, patch=st.sampled_from((1, 3, 14)))
+def test_patch_embed_gathers_while_packing(held, dtype, n, c, h, w, m, patch):
+    program, func = function("image.patch_embed", dtype, {"patch": patch}, {}, {})
+    assert held(program, func, {"N": n, "C": c, "H": h, "W": w, "M": m}).ok
+
+
+def test_large_enough_to_run_on_all_cores(held):
+    program = build("gemm.linear", "float32", {"residual": True}, {"K": 300, "M": 520})
+    assert held(program, lowered(program), {"N": 2, "P": 401}).ok
+
+
+def test_applies_to_contractions_alone():
+    for name in ("gemm.linear", "image.patch_embed"):
+        assert contraction.applies(build(name))
+    for name in ("norm.layer_norm", "image.mean_pool", "image.to_planes", "scan.gspn_gates", "scan.gspn_merge", "scan.gspn"):
+        assert not contraction.applies(build(name))
+
+
+def test_refuses_more_accumulators_than_registers():
+    space = Space(contraction, build("gemm.linear"), CPU)
+    (reason,) = space.refusals(contraction.Knobs(mr=8, nr=2))
+    assert "19 vector registers" in reason and "has 16" in reason
+    assert not space.refusals(space.point())
+
+
+def mutated(program, attrs, dims):
+    """A Program that claims to be `program` and computes what other attributes or sizes say."""
+    other = build(program.name, program.dtype, {**program.attrs, **attrs}, {**program.bound, **dims})
+    return replace(program, results=other.results)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "dims"),
+    [
+        pytest.param({}, {"K": 32}, id="the last step of the reduction is dropped"),
+        pytest.param({"bias": False}, {}, id="no bias"),
+        pytest.param({"activation": "none"}, {}, id="no activation"),
+        pytest.param({"residual": False}, {}, id="no residual"),
+        pytest.param({"y_layout": "planes"}, {}, id="the result in the other layout"),
+        pytest.param({"x_layout": "planes"}, {}, id="the argument in the other layout"),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mutations_are_caught(held, dtype, attrs, dims):
+    program = build("gemm.linear", dtype, {"activation": "gelu_tanh", "residual": True}, {"N": 1, "P": 33, "K": 33, "M": 33})
+    assert held(program, lowered(program), {}).ok
+    assert not held(program, lowered(mutated(program, attrs, dims)), {}).ok
