@@ -85,6 +85,10 @@ class Settings:
         "TREADLE_CXX", lambda: "c++", str, "a command",
         "the C++ compiler that links CPU libraries",
     )  # fmt: skip
+    nvcc: Variable[str] = Variable(
+        "TREADLE_NVCC", lambda: "", str, "a command",
+        "the CUDA compiler; unset: pip wheels, CUDA_HOME, CUDA_PATH, PATH, in this order",
+    )  # fmt: skip
 
     @classmethod
     def table(cls) -> list[Variable[object]]:

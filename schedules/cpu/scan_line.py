@@ -26,7 +26,7 @@ from treadle.schedules.target import Target
 @dataclass(frozen=True)
 class Knobs:
     together: int = knob(4, (1, 2, 4, 8), "positions sharing a gate line that are walked together, so that it is read once")
-    ahead: int = knob(4, (0, 2, 4, 8), "rows prefetched ahead of the walk; the hardware follows ascending rows by itself")
+    ahead: int = knob(4, (0, 1, 2, 4, 8), "rows prefetched ahead of the walk; the hardware follows ascending rows by itself")
     stream: bool = knob(True, (False, True), "write large outputs past the caches, which saves reading each line first")
 
 
@@ -141,7 +141,7 @@ class _Walk:
             per_line = 64 // find_dtype(str(read.tensor.dtype)).itemsize
             with T.serial(0, tirx.ceildiv(self.scan.width, per_line)) as i:
                 element = self._element(read, self._position(m, self.scan.time(step), i * per_line))
-                T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), T.int32(0), T.int32(3), T.int32(1)))
+                T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), T.int32(0), T.int32(2), T.int32(1)))
 
     def _carried(self, step: Expr, m: Expr, l: Expr):
         return lambda offset: self.carry[m, (step + 1) % 2, l + offset]

@@ -40,7 +40,7 @@ def vectorise(func: tirx.PrimFunc) -> tirx.PrimFunc:
         kinds = str(cast.value.ty.dtype), str(cast.ty.dtype)
         return {_WIDEN: widen, _NARROW: narrow}[kinds](cast.value) if kinds in (_WIDEN, _NARROW) else cast
 
-    return tvm_ffi.structural_map(func, (ir.Call, calls), (tirx.Cast, casts))
+    return tvm_ffi.structural_map(func, [(ir.Call, calls), (tirx.Cast, casts)])
 
 
 def widen(x: Expr) -> Expr:

@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.dtypes import dtype as find_dtype
+from treadle.ir.dims import constant
 from treadle.ir.expr import Expr
 
 
@@ -89,6 +90,11 @@ class Block:
         if self.cuda:
             return Registers(T.alloc_buffer((size,), dtype, scope="local"), 0)
         return Registers(T.alloc_buffer((self.threads * size,), dtype), size)
+
+
+def decided(condition: Expr | bool) -> Expr | bool:
+    """A condition that is always true, as True."""
+    return True if condition is True or (not isinstance(condition, bool) and constant(condition) == 1) else condition
 
 
 def either(condition: Expr | bool, first, second) -> None:

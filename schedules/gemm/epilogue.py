@@ -94,7 +94,8 @@ class _Held:
         if self.vector:
             self.sums = T.alloc_buffer((width,), "float32", scope="local")
             self.words = T.alloc_buffer((4,), "uint32", scope="local")
-            self.copies = {t.op.name: T.alloc_buffer((width,), str(t.dtype), scope="local") for t in self._alongside()}
+            word = "float32" if epilogue.dtype == "float32" else "uint32"
+            self.copies = {t.op.name: T.alloc_buffer((4,), word, scope="local") for t in self._alongside()}
 
     def _alongside(self) -> list[te.Tensor]:
         """The arguments of the epilogue whose memory runs along the result's columns, rows aligned where the result's are."""
@@ -127,16 +128,21 @@ class _Held:
                 T.buffer_store(self.sums, self.e.sums[at + first + v], [first + v])
         for tensor, where in self._reads(index[0]):
             if tensor.op.name in self.copies:
-                run = tirx.Ramp(where[-1], tirx.const(1, "int64"), self.width)
-                here = tirx.Ramp(tirx.const(0, "int64"), tirx.const(1, "int64"), self.width)
-                T.buffer_store(self.copies[tensor.op.name], self.e.buffers[tensor.op.name][*where[:-1], run], [here])
+                words = self.copies[tensor.op.name]
+                load = T.ptx[f"ld.global.nc.v4.{'f32' if self.e.dtype == 'float32' else 'b32'}"]
+                T.evaluate(load(*(words[w] for w in range(4)), T.address_of(self.e.buffers[tensor.op.name][*where])))
 
     def sum(self, v: int) -> Expr:
         return self.sums[v] if self.vector else self.e.sums[self.at + v]
 
     def read(self, tensor: te.Tensor, where: Sequence[Expr], v: int) -> Expr:
         name = tensor.op.name
-        return self.copies[name][v] if name in self.copies else self.e.buffers[name][*where]
+        if name not in self.copies:
+            return self.e.buffers[name][*where]
+        if self.e.dtype == "float32":
+            return self.copies[name][v]
+        half = self.copies[name][v // 2] >> tirx.const(v % 2 * 16, "uint32")
+        return tirx.reinterpret(self.e.dtype, half.astype("uint16"))
 
 
 def _float32(value: Expr) -> Expr:

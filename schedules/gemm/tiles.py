@@ -74,6 +74,12 @@ class Side:
         index = self.c.index(outer, *((position, zero) if self.which == "row" else (zero, position)))
         return self._source_index(index, step)
 
+    def value(self, outer: Sequence[Expr], position: Expr, step: Expr, buffers: dict[str, tirx.Var]) -> Expr:
+        """The factor itself, in float32."""
+        zero = tirx.const(0, "int64")
+        index = self.c.index(outer, *((position, zero) if self.which == "row" else (zero, position)))
+        return self.c.factor(self.body, index, step, lambda t, where: buffers[t.op.name][*where])
+
     def vectors(self) -> list[tuple[int, Expr | bool]]:
         """How many elements one access may move, widest first, each with the condition under which it is aligned.
 

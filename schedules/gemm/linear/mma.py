@@ -33,7 +33,7 @@ from treadle.ir import Program
 from treadle.ir.dims import constant
 from treadle.ir.expr import Expr
 from treadle.schedules.emit import Function
-from treadle.schedules.gemm.block import Block, Registers, either
+from treadle.schedules.gemm.block import Block, Registers, decided, either
 from treadle.schedules.gemm.epilogue import Epilogue
 from treadle.schedules.gemm.stage_copy import StageCopy
 from treadle.schedules.gemm.tiles import PAD, Side, Tiles, contraction
@@ -146,13 +146,13 @@ class _Kernel:
             self.copy.fill(shared, step % point.stages * self.copy.size, outer, (row, column), step)
 
         for step in range(point.stages - 1):
-            either(_known(step < tiles.steps), lambda step=step: fetch(step), None)
+            either(decided(step < tiles.steps), lambda step=step: fetch(step), None)
             self.copy.commit()
         with T.serial(0, tiles.steps) as step:
             self.copy.wait(point.stages - 2)
             # Everybody's copies have landed, and everybody has read the stage that the next copies overwrite.
             block.barrier()
-            either(_known(step + (point.stages - 1) < tiles.steps), lambda: fetch(step + (point.stages - 1)), None)
+            either(decided(step + (point.stages - 1) < tiles.steps), lambda: fetch(step + (point.stages - 1)), None)
             self.copy.commit()
             self.multiply(shared, step % point.stages * self.copy.size, sums, fragments)
         self.copy.wait(0)
@@ -196,8 +196,3 @@ class _Kernel:
             epilogue.put(i + m * 16 + r, j + n * 8 + c, [sums.get(thread, first + e) for e in range(2)])
         block.barrier()
         epilogue.store(outer, row, column)
-
-
-def _known(condition: Expr | bool) -> Expr | bool:
-    """A condition decided when the kernel is compiled, where it can be."""
-    return True if condition is True or (not isinstance(condition, bool) and constant(condition) == 1) else condition

@@ -65,21 +65,23 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     down, across = tirx.ceildiv(positions, side), tirx.ceildiv(features, side)
     function = Function(program)
     with function as buffers:
-        tile = T.sblock_alloc_buffer((point.tile, moves.padded(point.tile, program.dtype)), program.dtype, scope="shared")
+        pitch = moves.padded(point.tile, program.dtype)
+        # One axis: TVM shrinks a buffer to the box that is touched, and would cut the pad off the rows of two.
+        tile = T.sblock_alloc_buffer((point.tile * pitch,), program.dtype, scope="shared")
         with moves.blocks(images * down * across) as block:
             rest, c = moves.split_block(block, across)
             image, p = (i.astype("int64") for i in moves.split_block(rest, down))
             corner = p * point.tile, c.astype("int64") * point.tile
 
             def fill(row: Expr, column: Expr, value: Expr) -> None:
-                T.buffer_store(tile, value, [row, column])
+                T.buffer_store(tile, value, [row * pitch + column])
 
             with moves.phase(point.threads) as thread:
                 x = _Rows(moves.Flat.of(source, buffers), image, positions, features, corner, program.dtype)
                 x.each(point, lanes, thread, lambda rows, own, wide: rows.read(own, lanes, wide, fill))
             with moves.phase(point.threads) as thread:
                 y = _Rows(moves.Flat.of(result, buffers), image, features, positions, corner[::-1], program.dtype)
-                y.each(point, lanes, thread, lambda rows, own, wide: rows.write(own, lanes, wide, lambda row, column: tile[column, row]))
+                y.each(point, lanes, thread, lambda rows, own, wide: rows.write(own, lanes, wide, lambda row, column: tile[column * pitch + row]))
     return function.primfunc
 
 

@@ -1,0 +1,3 @@
+"""CUDA schedules of image.patch_embed, the default first."""
+
+ORDER = ("mma", "simt")
