@@ -4,18 +4,22 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long gpu-kit lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
 
 # More random cases and slow promises; not part of CI.
 test-long: .venv/test.stamp
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m "long and not gpu"
 	$(BIN)/treadle check --target cpu --cases 300
+
+# What a GPU machine without internet needs: kernels, an encoder, checks, timing and wheels, in one folder.
+gpu-kit: .venv/kit.stamp
+	$(BIN)/python -m gpu.pack
 
 # mypy follows the package only where it is laid out as installed, so it reads a copy.
 lint: .venv/test.stamp
@@ -38,5 +42,9 @@ lint: .venv/test.stamp
 	$(PIP) -e '.[test]'
 	touch $@
 
+.venv/kit.stamp: .venv/test.stamp
+	$(PIP) -e '.[nvcc]'
+	touch $@
+
 clean:
-	rm -rf .venv build demo-out *.egg-info
+	rm -rf .venv build demo-out gpu-kit *.egg-info

@@ -67,9 +67,14 @@ def main() -> int:
     total = sum(s.seconds for s in shares)
     saved = report.arena_bytes_without_reuse - report.arena_bytes
     console = Console(highlight=False)
-    console.print(kernel_table([kernel_row(s, total, bandwidth) for s in shares], f"cgspn:tiny on {photos[0].name}, {height} x {width}"))
+    console.print(
+        kernel_table([kernel_row(s, total, bandwidth) for s in shares], f"cgspn:tiny on {photos[0].name}, {height} x {width}")
+    )
     console.print(photo_table(photos))
-    console.print(f"{report.kernels} kernels, {report.nodes} calls, {report.parameters:,} parameters; copy bandwidth {bandwidth / 1e9:.1f} GB/s")
+    console.print(
+        f"{report.kernels} kernels, {report.nodes} calls, {report.parameters:,} parameters; "
+        f"copy bandwidth {bandwidth / 1e9:.1f} GB/s"
+    )
     console.print(f"arena at the largest sizes: {size(report.arena_bytes)}, {size(saved)} saved by reuse")
     console.print(f"wrote {OUT / 'cgspn-tiny.treadle'} and {OUT / 'features.png'}")
     return 0 if all(p.verdict.ok for p in photos) else 3
@@ -147,7 +152,7 @@ def components(features: Array) -> Array:
     """Features [C,h,w] as an RGB picture [h,w,3] of their three strongest directions, each stretched over its own range."""
     rows = features.reshape(len(features), -1).T
     rows = rows - rows.mean(0)
-    strongest = rows @ np.linalg.svd(rows, full_matrices=False)[2][:3].T
+    strongest = rows @ np.linalg.eigh(rows.T @ rows)[1][:, :-4:-1]
     lo, hi = np.percentile(strongest, (1, 99), axis=0)
     return (np.clip((strongest - lo) / (hi - lo), 0, 1) * 255).astype(np.uint8).reshape(*features.shape[1:], 3)
 

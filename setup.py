@@ -10,7 +10,10 @@ ROOTS = {"treadle": "treadle", **{f"treadle.{part}": part for part in PARTS}}
 
 packages = []
 for name, folder in ROOTS.items():
-    packages += [name, *(f"{name}.{sub}" for sub in find_namespace_packages(folder, exclude=["cpp*", "results*"]) if "__pycache__" not in sub)]
+    packages += [
+        name,
+        *(f"{name}.{sub}" for sub in find_namespace_packages(folder, exclude=["cpp*", "results*"]) if "__pycache__" not in sub),
+    ]
 
 setup(
     packages=packages,

@@ -6,7 +6,9 @@ import ctypes
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 from treadle.bench.machine import last_level_cache
 from treadle.bench.native import compiled
@@ -37,9 +39,11 @@ class Copy:
         self._run: Callable[[int, int], None] = library.copy_run
         self._handle = library.copy_new(self.array_bytes, (ctypes.c_int * len(cpus))(*cpus), len(cpus))
         if not self._handle:
-            raise DeviceError("no memory to measure copy bandwidth", given=f"two arrays of {self.array_bytes} B", expected="as much free")
+            raise DeviceError(
+                "no memory to measure copy bandwidth", given=f"two arrays of {self.array_bytes} B", expected="as much free"
+            )
         self._keep.callback(library.copy_free, self._handle)
-        seconds = interleave({m: lambda i=i: self._run(self._handle, i) for i, m in enumerate(METHODS)}, rounds=3)
+        seconds = interleave({m: partial(self._run, self._handle, i) for i, m in enumerate(METHODS)}, rounds=3)
         self.method = min(METHODS, key=lambda m: seconds[m].median)
 
     def once(self) -> None:
@@ -49,6 +53,18 @@ class Copy:
     def bandwidth(self) -> float:
         """Bytes per second, measured now."""
         return self.bytes / interleave({"copy": self.once})["copy"].median
+
+    def facts(self, bandwidth: float) -> dict[str, Any]:
+        """What a report records beside the figure."""
+        return {
+            "bytes_per_second": bandwidth,
+            "method": self.method,
+            "threads": self.threads,
+            "array_bytes": self.array_bytes,
+        }
+
+    def remark(self, bandwidth: float) -> str:
+        return f"copy bandwidth {bandwidth / 1e9:.1f} GB/s ({self.method}, {self.threads} threads)"
 
     def __enter__(self) -> Copy:
         return self

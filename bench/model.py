@@ -24,9 +24,14 @@ ROUNDS = 5
 N, SIDE = 1, 448
 
 LAYOUT = (
-    Column("program", "program"), Column(">calls", "calls"), Column(">ms", "seconds", milliseconds), Column(">of time", "share_of_time", percent),
-    Column(">GB/s", "bytes_per_second", giga), Column(">of copy", "share_of_copy", percent), Column(">GFLOP/s", "flops_per_second", giga),
-)  # fmt: skip
+    Column("program", "program"),
+    Column(">calls", "calls"),
+    Column(">ms", "seconds", milliseconds),
+    Column(">of time", "share_of_time", percent),
+    Column(">GB/s", "bytes_per_second", giga),
+    Column(">of copy", "share_of_copy", percent),
+    Column(">GFLOP/s", "flops_per_second", giga),
+)
 
 
 def measure(system: str, configuration: str, target: str, progress: Callable[[str], None]) -> Report:
@@ -67,11 +72,12 @@ def measure(system: str, configuration: str, target: str, progress: Callable[[st
             "torch_seconds": theirs,
             "speedup": theirs / ours,
             "kernel_seconds": total,
-            "copy": {"bytes_per_second": bandwidth, "method": copy.method, "threads": copy.threads, "array_bytes": copy.array_bytes},
+            "copy": copy.facts(bandwidth),
         },
         [
-            f"one call {ours * 1e3:.1f} ms ({total * 1e3:.1f} ms in kernels); torch oracle {theirs * 1e3:.1f} ms, {theirs / ours:.1f}x",
-            f"copy bandwidth {bandwidth / 1e9:.1f} GB/s ({copy.method}, {copy.threads} threads)",
+            f"one call {ours * 1e3:.1f} ms, of which kernels {total * 1e3:.1f}",
+            f"torch oracle {theirs * 1e3:.1f} ms, {theirs / ours:.1f}x",
+            copy.remark(bandwidth),
         ],
     )
 

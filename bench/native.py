@@ -27,7 +27,9 @@ def compiled(source: str, flags: Sequence[str], keep: ExitStack, beside: dict[st
             (folder / name).write_bytes(content)
         done = subprocess.run([path, *_FLAGS, source, *flags, "-o", "built"], cwd=folder, capture_output=True, text=True)
         if done.returncode:
-            raise ToolchainError(f"compiling {source} failed", given=done.stderr.strip()[-1000:], expected="no error", hint=version)
+            raise ToolchainError(
+                f"compiling {source} failed", given=done.stderr.strip()[-1000:], expected="no error", hint=version
+            )
 
     folder, _ = Cache.default().get_or_build(key, build, keep)
     return folder / "built"

@@ -17,6 +17,7 @@ from treadle.bench.native import compiled
 from treadle.bench.report import Column, Report
 from treadle.bench.timing import interleave, method
 from treadle.codegen.cpu import support_sources
+from treadle.errors import TreadleError
 from treadle.ir.graph import Graph
 from treadle.runtime.session import load
 
@@ -24,7 +25,11 @@ NODES, CHANNELS, POSITIONS = 100, 4, 2
 CALLS = 20_000
 ROUNDS = 7
 
-LAYOUT = (Column("called from", "caller"), Column(">us per call", "us_per_call", "{:.2f}".format), Column(">ns per node", "ns_per_node", "{:.0f}".format))
+LAYOUT = (
+    Column("called from", "caller"),
+    Column(">us per call", "us_per_call", "{:.2f}".format),
+    Column(">ns per node", "ns_per_node", "{:.0f}".format),
+)
 
 
 def tiny_graph() -> Graph:
@@ -51,7 +56,12 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
         x = np.zeros((1, POSITIONS, CHANNELS), np.float32)
         y = np.empty_like(x)
         python = interleave({"python": lambda: session.run(x=x, out={"y": y})}, ROUNDS)["python"].median
-    callers = {"C++, the generated plan": whole, "C++, its kernels alone": kernels, "C++, the plan itself": whole - kernels, "Python": python}
+    callers = {
+        "C++, the generated plan": whole,
+        "C++, its kernels alone": kernels,
+        "C++, the plan itself": whole - kernels,
+        "Python": python,
+    }
     rows = [{"caller": c, "us_per_call": s * 1e6, "ns_per_node": s / NODES * 1e9} for c, s in callers.items()]
     return Report(
         "plan",
@@ -67,9 +77,12 @@ def _from_cpp(library: Path, kernel: str, keep: ExitStack) -> tuple[float, float
     """Seconds per call of the plan, and of its kernels alone, measured by a C++ program that loads the library."""
     ffi = Path(tvm_ffi.libinfo.find_libtvm_ffi()).parent
     include = (tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path())
-    flags = [*(f"-isystem{i}" for i in include), f"-L{ffi}", "-ltvm_ffi", "-ldl", f"-Wl,-rpath,{ffi}"]
-    driver = compiled("plan_driver.cc", flags, keep, {"host.h": support_sources()["host.h"]})
+    flags = [*(f"-isystem{i}" for i in include), "-Wl,--no-as-needed", f"-L{ffi}", "-ltvm_ffi", "-ldl", f"-Wl,-rpath,{ffi}"]
+    headers = {name: text for name, text in support_sources().items() if name.endswith(".h")}
+    driver = compiled("plan_driver.cc", flags, keep, headers)
     numbers = (NODES, POSITIONS, CHANNELS, CALLS, ROUNDS)
-    done = subprocess.run([driver, library, kernel, *map(str, numbers)], capture_output=True, text=True, check=True)
+    done = subprocess.run([driver, library, kernel, *map(str, numbers)], capture_output=True, text=True)
+    if done.returncode:
+        raise TreadleError("the C++ driver of the plan failed", given=done.stderr.strip(), expected="its timings")
     found = json.loads(done.stdout)
     return found["plan"], found["kernels"]

@@ -37,7 +37,8 @@ def profile(graph: Graph, bundle: Bundle, inputs: Mapping[str, Any], sizes: Mapp
     interpreter.run(inputs, lambda node, arrays: arguments.append(list(arrays.values())))
     steps = interpreter.plan.steps
     calls = [
-        (function(module, step.kernel, file), [NUMPY.tensor(a) for a in arrays]) for step, arrays in zip(steps, arguments, strict=True)
+        (function(module, step.kernel, file), [NUMPY.tensor(a) for a in arrays])
+        for step, arrays in zip(steps, arguments, strict=True)
     ]
 
     seconds: list[list[float]] = [[] for _ in steps]

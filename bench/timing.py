@@ -39,11 +39,18 @@ def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int = 7) 
 
 def method(rounds: int) -> str:
     """The sentence that goes with the figures."""
-    return f"median of {rounds} interleaved rounds, at least {LEAST * 1e3:.0f} ms per candidate and round, after one warming call"
+    return (
+        f"median of {rounds} interleaved rounds, at least {LEAST * 1e3:.0f} ms per candidate and round, after one warming call"
+    )
 
 
 def _calls(run: Callable[[], object]) -> int:
-    run()
+    """Calls that fill a round; the first call warms up, and where it is slow already it tells enough."""
+    seconds = _seconds(run)
+    return 1 if seconds > 10 * LEAST else max(1, round(LEAST / _seconds(run)))
+
+
+def _seconds(run: Callable[[], object]) -> float:
     started = perf_counter()
     run()
-    return max(1, round(LEAST / max(perf_counter() - started, 1e-9)))
+    return max(perf_counter() - started, 1e-9)

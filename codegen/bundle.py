@@ -9,16 +9,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from treadle.codegen import cpu, lower, weights
+from treadle.codegen import cpu, cuda, lower, weights
 from treadle.codegen.cache import Cache, digest
 from treadle.codegen.host import host_source
-from treadle.codegen.lower import Lowered
-from treadle.codegen.plan import ENTRY, plan
-from treadle.dtypes import dtype as find_dtype
+from treadle.codegen.manifest import library, manifest
+from treadle.codegen.plan import plan
+from treadle.codegen.report import describe
 from treadle.errors import BundleError
 from treadle.ir import dims as dm
 from treadle.ir.graph import Graph, Value
@@ -58,7 +57,9 @@ def write_bundle(
     """
     out = Path(out)
     if out.exists() and not (out / mf.FILE).is_file():
-        raise BundleError(f"{out} exists and is no bundle", given="another file or folder", expected="a new path, or an old bundle")
+        raise BundleError(
+            f"{out} exists and is no bundle", given="another file or folder", expected="a new path, or an old bundle"
+        )
     with ExitStack() as keep:
         made = _compile(graph, target, points or {}, keep, progress)
         progress("writing the bundle")
@@ -66,7 +67,9 @@ def write_bundle(
             out.parent.mkdir(parents=True, exist_ok=True)
             private = Path(keep.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)))
         except OSError as denied:
-            raise BundleError(f"cannot write {out}", given=str(denied), expected="a writable folder", hint="choose another -o") from None
+            raise BundleError(
+                f"cannot write {out}", given=str(denied), expected="a writable folder", hint="choose another -o"
+            ) from None
         folder = private / "bundle"
         shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
         if arrays:
@@ -102,26 +105,33 @@ def _compile(
         space = lower.spaces(program, target)[0]
         lowered.append(lower.lower(program, target, space, space.point(points.get(program.name))))
 
-    manifest = _manifest(graph, target).to_json()
+    cuda_target = target.kind == "cuda"
     files = {
-        mf.FILE: manifest,
+        mf.FILE: manifest(graph, target).to_json(),
         "plan.json": json.dumps(planned.to_json(), indent=1, sort_keys=True) + "\n",
-        "sources/host.cc": host_source(planned),
+        "sources/host.cc": host_source(planned, "cuda" if cuda_target else "cpu"),
         "sources/kernels.tir.py": "\n".join(k.func.script() for k in lowered),
-        "reports/kernels.json": json.dumps([_kernel_report(k) for k in lowered], indent=1, sort_keys=True) + "\n",
+        "reports/kernels.json": json.dumps([describe(k) for k in lowered], indent=1, sort_keys=True) + "\n",
     }
+    support = cpu.support_sources()
     key = digest({
         "files": files,
-        "support": {n: hashlib.sha256(text).hexdigest() for n, text in cpu.support_sources().items()},
+        "support": {n: hashlib.sha256(text).hexdigest() for n, text in support.items()},
         "target": asdict(target.cpu),
+        "cuda": cuda.key() if cuda_target else None,
     })  # fmt: skip
-    library = _library(target)
 
     def build(folder: Path) -> None:
         progress(f"compiling {len(lowered)} kernels for {target.name}")
-        (folder / library).parent.mkdir(parents=True)
-        cpu.link_library(lowered, files["sources/host.cc"], target, folder / library)
-        for name, text in files.items():
+        out = folder / library(target)
+        out.parent.mkdir(parents=True)
+        made = {}
+        if cuda_target:
+            headers = {n: text for n, text in support.items() if n.endswith(".h")}
+            made = cuda.link_library(lowered, files["sources/host.cc"], target, out, headers)
+        else:
+            cpu.link_library(lowered, files["sources/host.cc"], target, out)
+        for name, text in {**files, **made}.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
 
@@ -134,44 +144,8 @@ def _compile(
     return _Made(folder, report)
 
 
-def _kernel_report(k: Lowered) -> dict[str, Any]:
-    p = k.program
-    return {
-        "kernel": k.symbol, "program": p.name, "dtype": p.dtype, "attrs": dict(p.attrs), "dims": dict(p.bound),
-        "schedule": k.schedule, "point": asdict(k.point),
-    }  # fmt: skip
-
-
-def _library(target: Target) -> str:
-    return f"lib/{target.name.replace(':', '-')}.so"
-
-
-def _manifest(graph: Graph, target: Target) -> mf.Manifest:
-    def spec(name: str, value: Value) -> mf.TensorSpec:
-        return mf.TensorSpec(name, tuple(dm.text(s) for s in value.shape), value.dtype, find_dtype(value.dtype).itemsize)
-
-    def specs(values: Mapping[str, Value]) -> tuple[mf.TensorSpec, ...]:
-        return tuple(spec(n, v) for n, v in values.items())
-
-    return mf.Manifest(
-        name=graph.name,
-        producer={
-            "treadle": version("treadle"),
-            "apache-tvm": version("apache-tvm"),
-            "apache-tvm-ffi": version("apache-tvm-ffi"),
-            "c++": cpu.compiler()[1],
-        },
-        dims={n: mf.Dim(d.lo, d.hi, d.step, d.one_of) for n, d in graph.dims.items()},
-        entries=(mf.Entry(ENTRY, specs(graph.inputs), specs(graph.outputs)),),
-        weights=specs(graph.weights),
-        libraries=(mf.Library(target.name, _library(target), target.cpu.features),),
-    )
-
-
 def _count(value: Value) -> int:
     total = 1
     for s in value.shape:
         total *= dm.evaluate(s, {})
     return total
-
-

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from treadle.errors import BundleError
 from treadle.runtime.sums import verify_sums, write_sums
 from treadle.settings import settings
@@ -62,6 +60,8 @@ class Cache:
         """(folder, whether it was there). A folder that cannot be published lives as long as `keep`."""
         if found := self.entry(key):
             return found, True
+        from filelock import FileLock  # of the compiler extra: a base install may still list and prune
+
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.root / f"{key}.lock")
@@ -112,6 +112,7 @@ class Cache:
         try:
             build(folder)
             write_sums(folder)
+            folder.chmod(0o755)  # mkdtemp keeps others out; an entry, and the bundle copied from it, is for everybody
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -45,7 +45,9 @@ def compiler() -> tuple[str, str]:
     try:
         out = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as broken:
-        raise ToolchainError("the C++ compiler does not run", given=path, expected="c++ --version to work", hint=str(broken)) from None
+        raise ToolchainError(
+            "the C++ compiler does not run", given=path, expected="c++ --version to work", hint=str(broken)
+        ) from None
     return path, out.splitlines()[0]
 
 
@@ -71,7 +73,9 @@ def link_library(lowered: Sequence[Lowered], host: str, target: Target, out: Pat
     ]  # fmt: skip
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     if done.returncode:
-        raise ToolchainError("linking a CPU library failed", given=done.stderr.strip()[-2000:], expected="no error", hint=compiler()[1])
+        raise ToolchainError(
+            "linking a CPU library failed", given=done.stderr.strip()[-2000:], expected="no error", hint=compiler()[1]
+        )
     (work / "lib.so").rename(out)
     shutil.rmtree(work)
 

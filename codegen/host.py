@@ -46,7 +46,7 @@ def host_source(plan: Plan, kind: str = "cpu") -> str:
 
 def _function(name: str, body: list[str]) -> list[str]:
     head = f"TREADLE_EXPORT int __tvm_ffi_{name}(void*, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {{"
-    return [head, "  (void)result;", *(f"  {line}" for line in body), "}", ""]
+    return [head, "  (void)result;", *(f"  {line}".rstrip() for line in body), "}", ""]
 
 
 def _body(plan: Plan, count: int) -> list[str]:
@@ -56,16 +56,19 @@ def _body(plan: Plan, count: int) -> list[str]:
     for i, port in enumerate(ports):
         lines.append(f"const DLTensor* {port} = treadle::tensor(args[{i + 1}]);")
     missing = " || ".join(f"!{p} || {p}->ndim != {len(v.shape)}" for p, v in ports.items())
-    lines.append(f'if ({missing}) return treadle::fail("TypeError", "{graph.name}: an argument is no tensor of the right rank");')
+    message = f"{graph.name}: an argument is no tensor of the right rank"
+    lines.append(f'if ({missing}) return treadle::fail("TypeError", "{message}");')
 
     lines += ["", "// sizes"]
     lines += [f"const int64_t {name} = {text};" for name, text in _sizes(graph.inputs, graph.dims).items()]
-    lines += ["", "Memory::Turn turn(*s);", "if (turn.begin()) return -1;", "const DLDevice device = s->device();", "", "// arena"]
+    lines += ["", "Memory::Turn turn(*s);", "if (turn.begin()) return -1;", "const DLDevice device = s->device();"]
+    lines += ["", "// arena"]
     end = "0"
     for region in plan.regions:
         lines.append(f"const int64_t at_{region.name} = {end};")
         end = f"at_{region.name} + treadle::aligned({cpp(region.bytes)})"
-    lines += [f"char* arena = s->arena.reserve({end}, {plan.bytes_with}, turn);", "if (!arena) return -1;"] if plan.regions else []
+    if plan.regions:
+        lines += [f"char* arena = s->arena.reserve({end}, {plan.bytes_with}, turn);", "if (!arena) return -1;"]
 
     lines += ["", "// values"]
     views: dict[tuple[Value, tuple[str, ...]], str] = {}

@@ -77,7 +77,8 @@ def _probe(path: str) -> Nvcc:
     """What lies around a compiler; a ToolchainError names the first part that does not."""
 
     def refuse(what: str, given: str) -> ToolchainError:
-        return ToolchainError(f"the CUDA compiler {path} {what}", given=given, expected=f"CUDA {MAJOR}, complete", hint=_INSTALL)
+        whole = f"CUDA {MAJOR}, complete"
+        return ToolchainError(f"the CUDA compiler {path} {what}", given=given, expected=whole, hint=_INSTALL)
 
     version = re.search(r"\bV(\d+\.\d+\.\d+)", _output(path, "--version"))
     if version is None:

@@ -26,7 +26,9 @@ def draw(graph: Graph, seed: int) -> dict[str, Array]:
     for name, value in graph.weights.items():
         init, shape = graph.inits[name], [dm.evaluate(s, {}) for s in value.shape]
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        data = rng.standard_normal(shape, dtype=np.float32) * init.scale if init.kind == "normal" else np.full(shape, init.scale)
+        data = (
+            rng.standard_normal(shape, dtype=np.float32) * init.scale if init.kind == "normal" else np.full(shape, init.scale)
+        )
         drawn[name] = data.astype(find_dtype(value.dtype).numpy)
     return drawn
 
@@ -53,7 +55,11 @@ def check(graph: Graph, given: Mapping[str, Array]) -> dict[str, Array]:
         array = np.ascontiguousarray(array.astype(find_dtype(value.dtype).numpy, copy=False))
         if not np.isfinite(array.astype(np.float32, copy=False)).all():
             bad = int((~np.isfinite(array.astype(np.float32, copy=False))).sum())
-            raise ArgumentError(f"{what} is not finite in {value.dtype}", given=f"{bad} of {array.size} values NaN or infinite", expected="finite values")
+            raise ArgumentError(
+                f"{what} is not finite in {value.dtype}",
+                given=f"{bad} of {array.size} values NaN or infinite",
+                expected="finite values",
+            )
         checked[name] = array
     return checked
 

@@ -82,9 +82,7 @@ def proportional(a: Size, b: Size, steps: Mapping[str, int]) -> bool:
 
 def _samples(a: Size, b: Size, steps: Mapping[str, int]) -> list[tuple[int, int]]:
     names = sorted({v.name for v in (*symbols(a), *symbols(b))})
-    points = (
-        {n: _PRIMES[(i + k) % len(_PRIMES)] * steps.get(n, 1) for i, n in enumerate(names)} for k in range(3)
-    )
+    points = ({n: _PRIMES[(i + k) % len(_PRIMES)] * steps.get(n, 1) for i, n in enumerate(names)} for k in range(3))
     return [(evaluate(a, p), evaluate(b, p)) for p in points]
 
 
@@ -120,7 +118,7 @@ def evaluate(size: Size, values: Mapping[str, int]) -> int:
 @cache
 def _compiled(source: str) -> Callable[[Mapping[str, int]], int]:
     code = compile(source, "<size>", "eval")
-    return lambda values: eval(code, {"__builtins__": {}, "min": min, "max": max}, values)  # noqa: S307 - our own text
+    return lambda values: eval(code, {"__builtins__": {}, "min": min, "max": max}, values)
 
 
 def scaled_symbol(size: Size) -> tuple[str | None, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import networkx as nx
@@ -99,7 +99,9 @@ class Graph:
             )
         return Value(value.name, tuple(shape), value.dtype, value)
 
-    def call(self, name: str, program: str, *args: Value, attrs: Mapping[str, Any] | None = None, dtype: str | None = None) -> Any:
+    def call(
+        self, name: str, program: str, *args: Value, attrs: Mapping[str, Any] | None = None, dtype: str | None = None
+    ) -> Any:
         """Add a node; returns its output Value, or a tuple of them. dtype defaults to that of the first argument."""
         dtype = dtype or args[0].dtype
         frozen = tuple(sorted((attrs or {}).items()))
@@ -109,8 +111,7 @@ class Graph:
         special = _build(program, dtype, frozen, numbers)
         free = {n: s for n, s in sizes.items() if n not in special.bound}
         outputs = tuple(
-            self._value(f"{name}.{t.op.name}", [dm.substitute(s, free) for s in t.shape], str(t.dtype))
-            for t in special.results
+            self._value(f"{name}.{t.op.name}", [dm.substitute(s, free) for s in t.shape], str(t.dtype)) for t in special.results
         )
         self._add(Node(name, special, args, outputs, free))
         return outputs[0] if len(outputs) == 1 else outputs
@@ -118,9 +119,13 @@ class Graph:
     def output(self, name: str, value: Value) -> None:
         """Name a result. It must be computed by a node, and be no other result too."""
         if value.root not in self.digraph or any(value.root is v.root for v in (*self.inputs.values(), *self.weights.values())):
-            raise ArgumentError(f"{self.name}: output {name}", given=f"{value.name}, an input or weight", expected="a computed value")
+            raise ArgumentError(
+                f"{self.name}: output {name}", given=f"{value.name}, an input or weight", expected="a computed value"
+            )
         if any(value.root is v.root for v in self.outputs.values()):
-            raise ArgumentError(f"{self.name}: output {name}", given=f"{value.name}, already an output", expected="a value of its own")
+            raise ArgumentError(
+                f"{self.name}: output {name}", given=f"{value.name}, already an output", expected="a value of its own"
+            )
         self.outputs[name] = value
 
     @property
@@ -168,7 +173,9 @@ class Graph:
         for tensor, value, i in pairs:
             expected = dm.substitute(tensor.shape[i], sizes)
             if not self.same(value.shape[i], expected):
-                names = ", ".join(f"{s.name} = {dm.text(sizes[s.name])} from {origin[s.name]}" for s in dm.symbols(tensor.shape[i]))
+                names = ", ".join(
+                    f"{s.name} = {dm.text(sizes[s.name])} from {origin[s.name]}" for s in dm.symbols(tensor.shape[i])
+                )
                 raise ArgumentError(
                     f"{where}, argument {tensor.op.name}: size of axis {i}",
                     given=f"{dm.text(value.shape[i])} ({value.name} {dm.shape_text(value.shape)})",
@@ -177,7 +184,9 @@ class Graph:
         highest = {n: d.hi for n, d in self.dims.items()}
         for n, size in sizes.items():
             if (top := dm.evaluate(size, highest)) > program.dims[n].hi:
-                raise BoundsError(f"{where}: dimension {n}", given=f"{dm.text(size)} up to {top}", expected=f"at most {program.dims[n].hi}")
+                raise BoundsError(
+                    f"{where}: dimension {n}", given=f"{dm.text(size)} up to {top}", expected=f"at most {program.dims[n].hi}"
+                )
         return sizes
 
 
@@ -198,7 +207,7 @@ def single(program: Program) -> Graph:
     return graph
 
 
-@lru_cache(maxsize=None)
+@cache
 def _build(name: str, dtype: str, attrs: tuple[tuple[str, Any], ...], dims: tuple[tuple[str, int], ...]) -> Program:
     return build(name, dtype, dict(attrs), dict(dims))
 

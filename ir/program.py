@@ -56,7 +56,7 @@ class Cost:
     exps: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """One operation at one dtype, with its attributes fixed and each dimension a symbol or a number."""
 

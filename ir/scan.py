@@ -218,7 +218,9 @@ def trace(
     terms = [Term(k, ex.derivative(value, h)) for k, h in sorted(carried.items())]
     for term in terms:
         if any(ex.depends(term.weight, h) for h in carried.values()):
-            raise ArgumentError("a scan step must be linear in the carry", given=str(value), expected="source + sum_k weight_k * h[k]")
+            raise ArgumentError(
+                "a scan step must be linear in the carry", given=str(value), expected="source + sum_k weight_k * h[k]"
+            )
     source = ex.substitute(value, {h: tirx.const(0.0, CARRY) for h in carried.values()})
     carry = _symbol("carry")
     result = Output(te.placeholder(tuple(space.values()), dtype, out), tuple, carry)

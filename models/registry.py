@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.errors import UnknownNameError
-from treadle.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from treadle.ir.graph import Graph
 
 #: system -> module; each has CONFIGS (name -> configuration) and graph.build(config, dtype) -> Graph.
 SYSTEMS = {"cgspn": "treadle.models.cgspn"}

@@ -56,9 +56,7 @@ class Interpreter:
             "weight": self.weights,
             "arena": arena,
         }
-        arrays = {
-            name: _view(places[value.place][value.of], value, bound.sizes) for name, value in self.plan.values.items()
-        }
+        arrays = {name: _view(places[value.place][value.of], value, bound.sizes) for name, value in self.plan.values.items()}
         for step in self.plan.steps:
             given = {name: arrays[name] for name in step.args}
             tensors = [framework_of(a, n).tensor(a) for n, a in given.items()]

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import tvm_ffi
 
@@ -165,7 +165,11 @@ class Session:
         """The stream to run on; None on the CPU, and where nobody says."""
         if self._cuda is None:
             if given is not None:
-                raise ArgumentError("stream= is for CUDA sessions", given=type(given).__name__, expected=f"none on {self.device}")
+                raise ArgumentError(
+                    "stream= is for CUDA sessions",
+                    given=type(given).__name__,
+                    expected=f"none on {self.device}",
+                )
             return None
         return streams.current(arrays, self._cuda) if given is None else streams.handle_of(given)
 
@@ -188,14 +192,11 @@ class Session:
             raise DeviceError("the Session is closed", hint="Load the bundle again.")
 
 
-class _Runner:
+class _Runner(NamedTuple):
     """An entry point ready to be called."""
 
-    __slots__ = ("function", "signature")
-
-    def __init__(self, signature: Signature, function: tvm_ffi.Function) -> None:
-        self.signature = signature
-        self.function = function
+    signature: Signature
+    function: tvm_ffi.Function
 
 
 def _release(free: tvm_ffi.Function, handle: Any, *kept_alive: Any) -> None:

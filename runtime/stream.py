@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import tvm_ffi
@@ -61,6 +61,8 @@ def dlpack_stream(handle: int | None) -> int:
 
 def torch_scope(handle: int, device: str) -> AbstractContextManager[Any]:
     """A scope in which torch allocates for `handle`: its allocator reuses memory in stream order."""
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:  # who allocates will say so
+        return nullcontext()
     return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=device))

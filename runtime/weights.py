@@ -34,7 +34,7 @@ def load_weights(file: Path, specs: tuple[TensorSpec, ...]) -> dict[str, np.ndar
     if not specs:
         return {}
     try:
-        found = _views(file)
+        found = read_arrays(file)
     except (SafetensorError, OSError, ValueError) as wrong:
         _refuse(file, f"cannot be read ({wrong})")
     if found.keys() != {spec.name for spec in specs}:
@@ -48,7 +48,7 @@ def load_weights(file: Path, specs: tuple[TensorSpec, ...]) -> dict[str, np.ndar
     return {spec.name: _checked(file, found[spec.name], spec) for spec in specs}
 
 
-def _views(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+def read_arrays(file: Path) -> dict[str, np.ndarray[Any, Any]]:
     data = np.memmap(file, dtype=np.uint8, mode="r")
     views: dict[str, np.ndarray[Any, Any]] = {}
     offset = 8 + int.from_bytes(data[:8].tobytes(), "little")  # header length, then the header

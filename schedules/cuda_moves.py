@@ -18,12 +18,14 @@ from treadle.ir import Program
 from treadle.ir import dims as dm
 from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
+from treadle.schedules.emit import at
+from treadle.schedules.target import Target
 
 #: Threads of a block; bytes of shared memory that a block may declare statically.
 MOST_THREADS = 1024
 STATIC_SHARED = 48 << 10
-#: Registers of a thread that a schedule may fill with data: 255 less what addresses and arithmetic need.
-DATA_REGISTERS = 128
+#: 32-bit registers that one thread can address, and the most it may keep data in from one phase to the next.
+MOST_REGISTERS, MOST_KEPT = 255, 64
 
 
 def i64(value: int) -> Expr:
@@ -104,7 +106,7 @@ def when(condition: Expr | bool) -> Iterator[None]:
 
 @contextmanager
 def blocks(count: Expr) -> Iterator[Expr]:
-    """A loop over blockIdx.x, the only grid axis that goes beyond 65,535; its index is 32 bits wide, as no grid has 2^31 blocks."""
+    """A loop over blockIdx.x, the only grid axis that goes beyond 65,535; its index has 32 bits, as no grid has 2^31 blocks."""
     with T.thread_binding(i64(0), count, thread="blockIdx.x") as b:
         yield b.astype("int32")
 
@@ -199,6 +201,13 @@ def access_refusals(program: Program, size_bytes: int) -> list[str]:
     return [f"an access of {size_bytes} bytes is less than one {program.dtype}"] if size_bytes < item else []
 
 
+def register_refusals(target: Target, threads: int, kept: int) -> list[str]:
+    """What a thread may keep: a third of its registers, at most 64. Twice that spilled (seen at 256 and 1,024 threads)."""
+    each = min(MOST_REGISTERS, min(g.registers for g in target.gpus) // threads)
+    most = min(MOST_KEPT, each // 3)
+    return [f"a thread would keep {kept} registers of data, over {most} beside {threads} threads"] if kept > most else []
+
+
 def widest(program: Program, run: Size) -> int:
     """Bytes of the widest access that a run may be a multiple of."""
     return next(b for b in (16, 8, 4, 2) if not never_divides(elements_of(b, program.dtype), run))
@@ -221,3 +230,76 @@ def stages(result: te.Tensor) -> list[te.Tensor]:
 def padded(width: int, dtype: str) -> int:
     """The row length of a shared tile that is read by columns: four bytes more, so that columns spread over all banks."""
     return width + max(1, 4 // find_dtype(dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class Teams:
+    """How a block shares out rows: `across` threads to a row, `rows` rows at a time, neighbouring threads along a row."""
+
+    across: int
+    rows: int
+
+    @property
+    def threads(self) -> int:
+        return self.across * self.rows
+
+    def refusals(self) -> list[str]:
+        if self.threads <= MOST_THREADS:
+            return []
+        return [f"{self.rows} rows of {self.across} threads are {self.threads}, over the {MOST_THREADS} of a block"]
+
+    def row(self, block: Expr, thread: Expr) -> Expr:
+        return block.astype("int64") * self.rows + tirx.truncdiv(thread, self.across)
+
+    def lane(self, thread: Expr) -> Expr:
+        return tirx.truncmod(thread, self.across)
+
+
+class TeamSum:
+    """A sum over the threads of each team, through shared memory in phases: publish, (thin,) read.
+
+    After the barrier every thread adds up what its team published, all lanes reading the same word at once (a broadcast, no
+    bank conflict), so the sum needs no second barrier to come back. Above 32 threads, 16 of them thin the list in between.
+    """
+
+    DIRECT, THINNED = 32, 16
+
+    def __init__(self, teams: Teams) -> None:
+        self._teams = teams
+        self._published = T.sblock_alloc_buffer((teams.threads,), "float32", scope="shared")
+        self._thin = teams.across > self.DIRECT
+        self._thinned = T.sblock_alloc_buffer((teams.rows * self.THINNED,), "float32", scope="shared") if self._thin else None
+
+    def publish(self, thread: Expr, value: Expr) -> None:
+        T.buffer_store(self._published, value, [thread])
+
+    def thin(self) -> None:
+        """The phase between, where there is one."""
+        if not self._thin:
+            return
+        teams, width = self._teams, self.THINNED
+        with phase(teams.threads) as thread, when(thread < teams.rows * width):
+            team, lane = tirx.truncdiv(thread, width), tirx.truncmod(thread, width)
+            first = team * teams.across + lane
+            T.buffer_store(self._thinned, self._add(self._published, first, teams.across // width, width), [thread])
+
+    def read(self, thread: Expr) -> Expr:
+        team = tirx.truncdiv(thread, self._teams.across)
+        if self._thin:
+            return self._add(self._thinned, team * self.THINNED, self.THINNED, 1)
+        return self._add(self._published, team * self._teams.across, self._teams.across, 1)
+
+    @staticmethod
+    def _add(words: tirx.Var, first: Expr, count: int, stride: int) -> Expr:
+        total = Registers.private(1, "float32")
+        total.store(0, words[first])
+        with T.unroll(count - 1) as other:
+            total.store(0, total[0] + words[first + (other + 1) * stride])
+        return total[0]
+
+
+def summand(total: te.Tensor, load: Callable[[te.Tensor, Sequence[Expr]], Expr]) -> Expr:
+    """One term of a sum, its reads replaced."""
+    body = total.op.body[0]
+    variables = [a.var for a in (*total.op.axis, *body.axis)]
+    return at(body.source[0], variables, [i64(0)] * len(variables), load)

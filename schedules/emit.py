@@ -1,9 +1,9 @@
 """Writing loops by hand: what the schedules share that S-TIR cannot express (recurrences, packed contractions).
 
-    fn = Function(program)
-    with fn as buffers:
-        with T.parallel(0, n) as i: ...
-    return fn.primfunc
+fn = Function(program)
+with fn as buffers:
+    with T.parallel(0, n) as i: ...
+return fn.primfunc
 """
 
 from __future__ import annotations

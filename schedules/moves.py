@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
 from dataclasses import dataclass
 
 import tvm_ffi
@@ -153,6 +152,8 @@ def realign_buffers(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if not any(b.same_as(g) for g in given):
             return b
         align = find_dtype(str(b.dtype)).itemsize
-        return kind(b.dtype, b.storage_scope, b.shape, b.strides, b.elem_offset, align, b.offset_factor, b.layout, b.allocated_addr)
+        return kind(
+            b.dtype, b.storage_scope, b.shape, b.strides, b.elem_offset, align, b.offset_factor, b.layout, b.allocated_addr
+        )
 
     return tvm_ffi.structural_map(func, (kind, relax))

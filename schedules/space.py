@@ -76,7 +76,9 @@ class Space:
                 raise UnknownNameError.unknown(f"{self.program.name}: knob of schedule {self.name}", name, known)
         point = type(base)(**{**known, **(given or {})})
         if reasons := self.refusals(point):
-            raise ArgumentError(f"{self.program.name}: schedule {self.name} refuses this point", given=point, expected="; ".join(reasons))
+            raise ArgumentError(
+                f"{self.program.name}: schedule {self.name} refuses this point", given=point, expected="; ".join(reasons)
+            )
         return point
 
     def lower(self, point: Any) -> tirx.PrimFunc:

@@ -1,8 +1,8 @@
 """Targets: the machines that Programs are compiled for, with the facts a schedule may use.
 
-    cpu                    x86-64-v3; cpu:native and cpu:x86-64-v4 on request
-    cuda:sm_90a[,sm_80]    one fat binary for the architectures named
-    emulate:sm_90a         the CUDA schedules with their thread loops made serial, run on the CPU
+cpu                    x86-64-v3; cpu:native and cpu:x86-64-v4 on request
+cuda:sm_90a[,sm_80]    one fat binary for the architectures named
+emulate:sm_90a         the CUDA schedules with their thread loops made serial, run on the CPU
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treadle import errors, ir, models
-    from treadle.api import compile  # noqa: A004
+    from treadle.api import compile
     from treadle.runtime import Bundle, Session, load
 
 __version__ = "0.1.0"

@@ -37,7 +37,7 @@ def compile_graph(
     return bundle.write_bundle(graph, goal, Path(out), arrays, points, progress)
 
 
-def compile(  # noqa: A001 - the public name
+def compile(
     what: str | Graph,
     target: str = "cpu",
     *,
@@ -57,7 +57,9 @@ def compile(  # noqa: A001 - the public name
     """
     if isinstance(what, Graph):
         if out is None:
-            raise ArgumentError(f"compile({what.name}): a Graph becomes a bundle", given="out=None", expected="out='NAME.treadle'")
+            raise ArgumentError(
+                f"compile({what.name}): a Graph becomes a bundle", given="out=None", expected="out='NAME.treadle'"
+            )
         compile_graph(what, target, out, weights, seed)
         return Bundle.open(out)
     graph = single(build_program(what, dtype, attrs, dims))

@@ -77,10 +77,8 @@ def draw_inputs(program: Program, sizes: Mapping[str, int], rng: np.random.Gener
     for arg in program.args:
         shape = [dm.evaluate(s, sizes) for s in arg.shape]
         name = arg.op.name
-        if name in contracting:
-            data = rng.uniform(-1, 1, shape) / contracting[name]
-        else:
-            data = rng.standard_normal(shape)
+        terms = contracting.get(name)
+        data = rng.uniform(-1, 1, shape) / terms if terms else rng.standard_normal(shape)
         inputs[name] = torch.from_numpy(data.astype(np.float32)).to(getattr(torch, str(arg.dtype)))
     return inputs
 

@@ -45,7 +45,7 @@ def schedules(definition: Definition, target: str = "cpu") -> list[dict[str, Any
                     "name": space.name,
                     "state": _CPU_STATE,
                     "default_for": 0,
-                    "doc": (space.module.__doc__ or "").strip().partition("\n")[0],
+                    "doc": " ".join((space.module.__doc__ or "").split()).partition(". ")[0].rstrip("."),
                     "knobs": describe(space.module.Knobs),
                 },
             )

@@ -7,27 +7,29 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tvm_ffi
 
+from treadle.batch import compile_many, described
 from treadle.cases import draw_inputs, draw_program, draw_sizes, generator
 from treadle.catalog import attr_text
-from treadle.codegen import cpu
-from treadle.codegen.cache import Cache, digest
 from treadle.codegen.lower import Lowered, lower, spaces
 from treadle.dtypes import dtype as find_dtype
-from treadle.errors import ToolchainError, UnknownNameError
+from treadle.errors import DeviceError, ToolchainError, UnknownNameError
 from treadle.ir import Program, definitions
 from treadle.ir import dims as dm
-from treadle.ir.oracles.check import compare
+from treadle.ir.oracles.check import Verdict, compare
 from treadle.ir.program import Definition
 from treadle.schedules.target import Target
 
 #: Kernels compiled per program; the cases share them, each with sizes of its own.
 KERNELS = 18
+#: Elements of a result compared at least: the tolerance weighs our worst rounding error against the float32 oracle's worst,
+#: and for a handful of elements that would be one chance against another.
+ENOUGH = 256
 
 Progress = Callable[[str], None]
 
@@ -51,7 +53,8 @@ class Mismatch:
     def __str__(self) -> str:
         sizes = ", ".join(f"{n}={s}" for n, s in self.sizes.items())
         return (
-            f"{self.program} {self.dtype} [{attr_text(self.attrs)}] at {sizes}: {self.result} is {self.ratio:.3g} times its bound"
+            f"{self.program} {self.dtype} [{attr_text(self.attrs)}] at {sizes}: "
+            f"{self.result} is {self.ratio:.3g} times its bound"
             f" ({self.schedule} {attr_text(self.point)}; seed {self.seed}, case {self.case})"
         )
 
@@ -76,6 +79,8 @@ def sweep(
 ) -> list[Outcome]:
     """Check programs (all unless named) with `cases` random cases each."""
     goal = Target.parse(target)
+    if goal.kind == "cuda":
+        raise DeviceError("checking runs kernels on this machine's CPU", given=target, expected="a cpu or emulate target")
     known = definitions()
     for name in names or ():
         if name not in known:
@@ -86,7 +91,7 @@ def sweep(
         progress(f"scheduling {d.name}")
         kernels[d.name] = [_kernel(d, i, goal, seed) for i in range(min(KERNELS, cases))]
     with ExitStack() as keep:
-        functions = _compile([k for ks in kernels.values() for k in ks], goal, keep, progress)
+        functions = compile_many([k for ks in kernels.values() for k in ks], goal, keep, progress)
         return [_outcome(d.name, kernels[d.name], functions, cases, seed, progress) for d in chosen]
 
 
@@ -101,38 +106,10 @@ def _kernel(definition: Definition, index: int, target: Target, seed: int) -> Lo
     try:
         return lower(program, target, space, point)
     except Exception as wrong:
+        what = described(program, space.name, point)
         raise ToolchainError(
-            f"{program.name} {program.dtype} [{attr_text(program.attrs)}] cannot be scheduled by {space.name}",
-            given=f"{point}: {type(wrong).__name__} {wrong}",
-            expected="a lowered function: the point is legal",
+            f"{what} cannot be scheduled", given=f"{type(wrong).__name__} {wrong}", expected="a legal point lowers"
         ) from wrong
-
-
-def _compile(lowered: Sequence[Lowered], target: Target, keep: ExitStack, progress: Progress) -> dict[int, tvm_ffi.Function]:
-    """The compiled function of each kernel, by identity; one library holds each symbol once, so few libraries suffice."""
-    libraries: list[dict[str, Lowered]] = []
-    for k in lowered:
-        home = next((lib for lib in libraries if k.symbol not in lib), None)
-        if home is None:
-            libraries.append(home := {})
-        home[k.symbol] = k
-    found = {}
-    for i, library in enumerate(libraries):
-        progress(f"compiling {len(library)} kernels, library {i + 1} of {len(libraries)}")
-        module = tvm_ffi.load_module(str(_library(list(library.values()), target, keep)))
-        found |= {id(k): module.get_function(symbol) for symbol, k in library.items()}
-    return found
-
-
-def _library(lowered: Sequence[Lowered], target: Target, keep: ExitStack) -> Path:
-    key = digest({
-        "check": [k.func.script() for k in lowered],
-        "support": {name: text.decode() for name, text in cpu.support_sources().items()},
-        "target": asdict(target.cpu),
-        "c++": cpu.compiler()[1],
-    })  # fmt: skip
-    folder, _ = Cache.default().get_or_build(key, lambda into: cpu.link_library(lowered, "", target, into / "check.so"), keep)
-    return folder / "check.so"
 
 
 def _outcome(
@@ -146,30 +123,49 @@ def _outcome(
         kernel = kernels[case % len(kernels)]
         p, rng = kernel.program, generator(seed, name, "case", case)
         sizes = draw_sizes(p, rng)
-        inputs = draw_inputs(p, sizes, rng)
-        results = _run(p, functions[id(kernel)], inputs, sizes)
-        truth, yardstick = (oracle(dict(p.attrs), state, **inputs) for state in (torch.float64, torch.float32))
-        verdicts = {n: compare(y, truth[n], yardstick[n], find_dtype(p.dtype).eps or 0.0) for n, y in results.items()}
+        verdicts = _held(oracle, p, functions[id(kernel)], sizes, rng)
         ratios = {n: v.error / v.bound if v.bound else 0.0 if v.ok else math.inf for n, v in verdicts.items()}
         result = next((n for n, v in verdicts.items() if not v.ok), max(ratios, key=ratios.__getitem__))
         worst = max(worst, ratios[result])
         if not verdicts[result].ok:
             mismatches.append(
                 Mismatch(
-                    name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound),
-                    kernel.schedule, asdict(kernel.point), result, ratios[result],
+                    name,
+                    seed,
+                    case,
+                    p.dtype,
+                    dict(p.attrs),
+                    sizes,
+                    tuple(p.bound),
+                    kernel.schedule,
+                    asdict(kernel.point),
+                    result,
+                    ratios[result],
                 )
-            )  # fmt: skip
+            )
     return Outcome(name, cases, len(kernels), worst, tuple(mismatches))
 
 
-def _run(
-    program: Program, function: tvm_ffi.Function, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
-) -> dict[str, torch.Tensor]:
-    """Call a kernel; results start as NaN, so an element never written is a mismatch."""
-    results = {
-        t.op.name: torch.full([dm.evaluate(s, sizes) for s in t.shape], torch.nan, dtype=getattr(torch, str(t.dtype)))
-        for t in program.results
-    }
-    function(*(tvm_ffi.from_dlpack(t) for t in (*inputs.values(), *results.values())))
-    return results
+def _held(
+    oracle: Callable[..., dict[str, torch.Tensor]],
+    program: Program,
+    function: tvm_ffi.Function,
+    sizes: Mapping[str, int],
+    rng: np.random.Generator,
+) -> dict[str, Verdict]:
+    """Each result of a kernel against the oracle, inputs drawn until every result has had `ENOUGH` elements compared."""
+    shapes = {t.op.name: [dm.evaluate(s, sizes) for s in t.shape] for t in program.results}
+    draws = -(-ENOUGH // min(math.prod(s) for s in shapes.values()))
+    found: dict[str, list[tuple[torch.Tensor, ...]]] = {n: [] for n in shapes}
+    for _ in range(draws):
+        inputs = draw_inputs(program, sizes, rng)
+        results = {
+            t.op.name: torch.full(shapes[t.op.name], torch.nan, dtype=getattr(torch, str(t.dtype))) for t in program.results
+        }
+        function(*(tvm_ffi.from_dlpack(t) for t in (*inputs.values(), *results.values())))
+        truth, yardstick = (oracle(dict(program.attrs), state, **inputs) for state in (torch.float64, torch.float32))
+        for n, y in results.items():
+            found[n].append((y, truth[n], yardstick[n]))
+    eps = find_dtype(program.dtype).eps or 0.0
+    pooled = {n: [torch.stack(parts) for parts in zip(*triples, strict=True)] for n, triples in found.items()}
+    return {n: compare(y, truth, yardstick, eps) for n, (y, truth, yardstick) in pooled.items()}

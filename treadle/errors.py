@@ -32,11 +32,7 @@ class TreadleError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        facts = [
-            f"{label} {fact}"
-            for label, fact in (("given", self.given), ("expected", self.expected))
-            if fact is not None
-        ]
+        facts = [f"{label} {fact}" for label, fact in (("given", self.given), ("expected", self.expected)) if fact is not None]
         sentence = self.message.rstrip(".")
         if facts:
             sentence += ": " + ", ".join(facts)

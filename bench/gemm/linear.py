@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,10 +31,16 @@ SHAPES: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
 )
 
 LAYOUT = (
-    Column("layer", "layer"), Column(">P", "P"), Column(">K", "K"), Column(">M", "M"), Column(">ms", "seconds", milliseconds),
-    Column(">GFLOP/s", "flops_per_second", giga), Column(">torch ms", "torch_seconds", milliseconds), Column(">vs torch", "speedup", times),
+    Column("layer", "layer"),
+    Column(">P", "P"),
+    Column(">K", "K"),
+    Column(">M", "M"),
+    Column(">ms", "seconds", milliseconds),
+    Column(">GFLOP/s", "flops_per_second", giga),
+    Column(">torch ms", "torch_seconds", milliseconds),
+    Column(">vs torch", "speedup", times),
     Column(">error", "error", "{:.1e}".format),
-)  # fmt: skip
+)
 
 
 def measure(target: str, progress: Callable[[str], None]) -> Report:
@@ -43,27 +50,21 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
     rows: list[dict[str, Any]] = []
     for layer, k, m, attrs in SHAPES:
         progress(f"compiling {layer}")
-        x_planes, y_planes = attrs.get("x_layout") == "planes", attrs.get("y_layout") == "planes"
-        x = torch.randn((1, k, P) if x_planes else (1, P, k), generator=generator)
-        weight, bias = torch.randn(m, k, generator=generator) * k**-0.5, torch.randn(m, generator=generator)
-        y_shape = (1, m, P) if y_planes else (1, P, m)
-        residual = [torch.randn(y_shape, generator=generator)] if attrs.get("residual") else []
+        shape = (1, m, P) if attrs.get("y_layout") == "planes" else (1, P, m)
+        args = [
+            torch.randn((1, k, P) if attrs.get("x_layout") == "planes" else (1, P, k), generator=generator),
+            torch.randn(m, k, generator=generator) * k**-0.5,
+            torch.randn(m, generator=generator),
+        ]
+        if attrs.get("residual"):
+            args.append(torch.randn(shape, generator=generator))
         kernel: Any = compile("gemm.linear", target, attrs=attrs, dims={"K": k, "M": m})
-        out = torch.empty(y_shape)
-
-        def ours(kernel=kernel, args=(x, weight, bias, *residual), out=out):
-            return kernel(*args, out={"y": out})
-
-        def theirs(x=x, weight=weight, bias=bias, residual=residual, xp=x_planes, yp=y_planes, gelu="activation" in attrs):
-            y = F.linear(x.transpose(1, 2) if xp else x, weight, bias)
-            y = F.gelu(y, approximate="tanh") if gelu else y
-            y = y.transpose(1, 2).contiguous() if yp else y
-            return y + residual[0] if residual else y
-
-        ours()
-        want = theirs()
+        out = torch.empty(shape)
+        kernel(*args, out={"y": out})
+        want = _torch(attrs, *args)
         error = float((out - want).abs().max() / want.abs().max())
-        candidates |= {f"treadle {layer}": ours, f"torch {layer}": theirs}
+        candidates[f"treadle {layer}"] = partial(kernel, *args, out={"y": out})
+        candidates[f"torch {layer}"] = partial(_torch, attrs, *args)
         flops = build("gemm.linear").cost({"N": 1, "P": P, "K": k, "M": m}).flops
         rows.append({"layer": layer, "P": P, "K": k, "M": m, "attrs": attrs, "flops": flops, "error": error})
     progress("timing")
@@ -73,3 +74,13 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
         row |= {"seconds": mine, "flops_per_second": row["flops"] / mine, "torch_seconds": torchs, "speedup": torchs / mine}
     threads = torch.get_num_threads()
     return Report("gemm.linear", f"gemm.linear float32 on {target}", LAYOUT, rows, method(ROUNDS), {"torch_threads": threads})
+
+
+def _torch(
+    attrs: dict[str, Any], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The same layer as torch users write it, its result contiguous."""
+    y = F.linear(x.transpose(1, 2) if attrs.get("x_layout") == "planes" else x, weight, bias)
+    y = F.gelu(y, approximate="tanh") if "activation" in attrs else y
+    y = y.transpose(1, 2).contiguous() if attrs.get("y_layout") == "planes" else y
+    return y if residual is None else y + residual

@@ -12,18 +12,23 @@ from treadle.bench.copy import Copy
 from treadle.bench.report import Column, Report, giga, milliseconds, percent, times
 from treadle.bench.timing import interleave, method
 from treadle.ir import build
-from treadle.ir.oracles.scan.gspn import oracle
 from treadle.ir.ops.scan.gspn import DIRECTIONS
+from treadle.ir.oracles.scan.gspn import oracle
 from treadle.kernel import Kernel
 
 N, C, H, W = 4, 64, 256, 256
 ROUNDS = 5
 
 LAYOUT = (
-    Column("direction", "direction"), Column(">G", "G"), Column(">ms", "seconds", milliseconds), Column(">GB/s", "bytes_per_second", giga),
-    Column(">of copy", "share_of_copy", percent), Column(">torch ms", "torch_seconds", milliseconds), Column(">vs torch", "speedup", times),
+    Column("direction", "direction"),
+    Column(">G", "G"),
+    Column(">ms", "seconds", milliseconds),
+    Column(">GB/s", "bytes_per_second", giga),
+    Column(">of copy", "share_of_copy", percent),
+    Column(">torch ms", "torch_seconds", milliseconds),
+    Column(">vs torch", "speedup", times),
     Column(">error", "error", "{:.1e}".format),
-)  # fmt: skip
+)
 
 
 def measure(target: str, progress: Callable[[str], None]) -> Report:
@@ -48,7 +53,9 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
             kernel(x, lam, gates[g], out={"h": out})
             errors[d, g] = float((out - want).abs().max() / want.abs().max())
             candidates[f"treadle {d} {g}"] = partial(kernel, x, lam, gates[g], out={"h": out})
-            candidates[f"torch {d} {g}"] = partial(oracle, {"direction": d, "chunk": 0}, torch.float32, x=x, lam=lam, gates=gates[g])
+            candidates[f"torch {d} {g}"] = partial(
+                oracle, {"direction": d, "chunk": 0}, torch.float32, x=x, lam=lam, gates=gates[g]
+            )
     with Copy() as copy:
         progress(f"timing {len(candidates)} candidates in {ROUNDS} rounds")
         timed = interleave({**candidates, "copy": copy.once}, ROUNDS)
@@ -59,16 +66,26 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
         ours, theirs = timed[f"treadle {d} {g}"].median, timed[f"torch {d} {g}"].median
         rows.append(
             {
-                "direction": d, "G": g, "seconds": ours, "bytes": cost[g], "bytes_per_second": cost[g] / ours,
-                "share_of_copy": cost[g] / ours / bandwidth, "torch_seconds": theirs, "speedup": theirs / ours, "error": errors[d, g],
+                "direction": d,
+                "G": g,
+                "seconds": ours,
+                "bytes": cost[g],
+                "bytes_per_second": cost[g] / ours,
+                "share_of_copy": cost[g] / ours / bandwidth,
+                "torch_seconds": theirs,
+                "speedup": theirs / ours,
+                "error": errors[d, g],
             }
-        )  # fmt: skip
+        )
     return Report(
         "scan.gspn",
         f"scan.gspn {N}x{C}x{H}x{W} float32 on {target}",
         LAYOUT,
         rows,
         method(ROUNDS),
-        {"copy": {"bytes_per_second": bandwidth, "method": copy.method, "threads": copy.threads, "array_bytes": copy.array_bytes}},
-        [f"copy bandwidth {bandwidth / 1e9:.1f} GB/s ({copy.method}, {copy.threads} threads); error: largest, relative to torch in float32"],
+        {"copy": copy.facts(bandwidth)},
+        [
+            copy.remark(bandwidth),
+            "error: the largest, relative to torch in float32",
+        ],
     )

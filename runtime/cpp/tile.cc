@@ -57,11 +57,11 @@ TREADLE_AVX2 int32_t Gather(float* to, int64_t stage, const void* from, int64_t 
 }
 
 template <typename Type>
-TREADLE_AVX2 int32_t Scatter(void* to, int64_t pitch, const float* from, int64_t stage, int64_t lines, int64_t columns, int64_t total_bytes) {
+TREADLE_AVX2 int32_t Scatter(void* to, int64_t pitch, const float* from, int64_t stage, int64_t lines, int64_t columns, int32_t large) {
   auto* dst = static_cast<typename Type::Bits*>(to);
   // Past the caches only where a row of the tile is whole 32-byte vectors: half a vector would be a read after all.
   const bool whole = sizeof *dst == 4 && columns % 8 == 0 && pitch % 8 == 0 && !(reinterpret_cast<uintptr_t>(dst) & 31);
-  const bool past = whole && total_bytes > LastLevelCache();
+  const bool past = whole && large;
   int64_t l = 0;
   for (; l + 8 <= lines; l += 8, dst += 8 * pitch) {
     int64_t c = 0;
@@ -100,8 +100,8 @@ TREADLE_AVX2 int32_t Scatter(void* to, int64_t pitch, const float* from, int64_t
     return Gather<Type>(to, stage, from, pitch, lines, columns, ahead);                                                      \
   }                                                                                                                          \
   extern "C" int32_t treadle_scatter_##name(void* to, int64_t pitch, const float* from, int64_t stage, int64_t lines,       \
-                                            int64_t columns, int64_t total_bytes) {                                          \
-    return Scatter<Type>(to, pitch, from, stage, lines, columns, total_bytes);                                               \
+                                            int64_t columns, int32_t large) {                                              \
+    return Scatter<Type>(to, pitch, from, stage, lines, columns, large);                                                     \
   }
 
 TREADLE_TILE(float32, Float32)

@@ -15,7 +15,7 @@ Ragged sizes cost the micro-kernel nothing: packing repeats the last row or colu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +30,7 @@ from treadle.schedules.cpu.loops import parallel_where
 from treadle.schedules.cpu.micro_kernel import multiply
 from treadle.schedules.cpu.operands import Contraction, ceildiv, find, product, unravel
 from treadle.schedules.cpu.packing import Packing
-from treadle.schedules.emit import Function, value
+from treadle.schedules.emit import Function
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
@@ -44,7 +44,9 @@ L2_BYTES = 1 << 20
 class Knobs:
     mr: int = knob(6, (2, 4, 6, 8, 12, 14), "rows of the register tile: each costs one broadcast per step of the reduction")
     nr: int = knob(2, (1, 2, 3, 4), "vector registers per row of the tile: each costs one load per step")
-    kc: int = knob(256, (32, 64, 128, 256, 384, 512, 1024), "reduction steps per block: one panel of each side must fit L1")
+    kc: int = knob(
+        64, (32, 64, 128, 256, 384, 512), "reduction steps per block: panels must fit L1, and short sums lose few digits"
+    )
     mc: int = knob(384, (48, 96, 192, 384, 768), "rows per task: how often a packed column is used")
     nc: int = knob(512, (64, 128, 256, 512, 1024), "columns per task: how often a packed row is used")
 
@@ -88,16 +90,22 @@ class _Blocks:
     """A size cut into equal blocks of at most `most`, each a multiple of `unit`; `most` itself is one."""
 
     def __init__(self, size: Expr, most: int, unit: int) -> None:
-        self.size = size
+        self.size = size = named(size)
         # At least 1 in a form that TVM sees: its simplifier tries a size of 0 and would divide by it.
-        self.count = simplify(tirx.max(ceildiv(size, most // unit * unit), 1))
-        self.step = simplify(ceildiv(ceildiv(size, self.count), unit) * unit)
+        self.count = named(tirx.max(ceildiv(size, most // unit * unit), 1))
+        self.step = named(ceildiv(ceildiv(size, self.count), unit) * unit)
         self.most = constant(self.step) or most // unit * unit
 
     def block(self, i: Expr) -> tuple[Expr, Expr]:
         """Where block i starts and how long it is."""
         start = T.bind(i * self.step)
         return start, T.bind(tirx.min(self.step, self.size - start))
+
+
+def named(size: Expr) -> Expr:
+    """A size as a number, or else bound to a name, which TVM's passes then carry instead of the expression."""
+    size = simplify(size)
+    return size if constant(size) is not None or isinstance(size, tirx.Var) else T.bind(size)
 
 
 class _Nest:
@@ -152,7 +160,7 @@ class _Nest:
     def finish(self, sums: tirx.Var, tile: Expr, outer: Sequence[Expr], row: Expr, column: Expr) -> None:
         """Apply the epilogue to a finished tile: whole vectors where they fit, scalars at the ragged right edge."""
         result = self.buffers[self.c.result.op.name]
-        with T.serial(0, tirx.min(self.mr, self.c.rows - row)) as i, T.serial(0, self.vectors) as v:
+        with T.serial(0, tirx.min(self.mr, self.rows.size - row)) as i, T.serial(0, self.vectors) as v:
             start = T.bind(column + v * self.lanes)
 
             def store(lane: Expr) -> None:

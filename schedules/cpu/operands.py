@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import tvm_ffi
-from tvm import ir, sym, te, tirx
+from tvm import sym, te, tirx
 
 from treadle.ir import Program
 from treadle.ir.dims import constant

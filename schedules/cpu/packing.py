@@ -34,9 +34,7 @@ class Packing:
             return (tile * mr + i) * self.pitch + step
         return tile * (mr * self.pitch) + step * mr + i
 
-    def rows(
-        self, panel: tirx.Var, outer: Sequence[Expr], start: Expr, count: Expr, step: Expr, steps: Expr, mr: int
-    ) -> None:
+    def rows(self, panel: tirx.Var, outer: Sequence[Expr], start: Expr, count: Expr, step: Expr, steps: Expr, mr: int) -> None:
         """Pack a block of rows: each row on its own where memory runs along the reduction, else `mr` rows interleaved."""
 
         def read(row: Expr, k: Expr) -> Expr:

@@ -63,9 +63,7 @@ def _rows(program: Program, point: Knobs, cores: bool) -> tirx.PrimFunc:
     sch = moves.begin(program, results)
     axes = sch.get_loops(sch.get_sblock(result.op.name))
     rows = _row_axes(result)
-    row = moves.rows_in_parallel(
-        sch, [axes[a] for a in rows], [loop for a, loop in enumerate(axes) if a not in rows], cores
-    )
+    row = moves.rows_in_parallel(sch, [axes[a] for a in rows], [loop for a, loop in enumerate(axes) if a not in rows], cores)
     stages = [b for b in sch.get_child_blocks(sch.get_sblock("root")) if sch.get(b).name_hint != result.op.name]
     moves.compute_rows_at(sch, stages, row)
     for s in sums:

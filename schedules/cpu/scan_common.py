@@ -1,189 +1,190 @@
-"""What both CPU scan schedules share: one line emitted from the Scan itself, the split into tasks, the write of a row.
+"""What both CPU scan schedules share: a line emitted from the Scan itself, and the split of the space into tasks.
 
-A step is emitted as several plain loops over the line, one per combination of what exists around it. A chunk's first step
-carries nothing, so its loop has no terms; the ends of the line lack a neighbour, so they are peeled and guarded. What
-remains, the interior, has no condition in it and LLVM vectorises it whatever the reads' shifts.
+Reads that look along the line, and the carry, come from padded rows in L1, so every load is safe and a missing neighbour is
+one vector select, needed only in the first and last block of a line. What is left has no condition in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from treadle.dtypes import dtype as find_dtype
 from treadle.ir import expr as ex
-from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
-from treadle.ir.scan import CARRY, Output, Read, Scan
+from treadle.ir.scan import CARRY, Read, Scan
 
-#: Fewer tasks than this and some core may idle; grouping positions that share elements stops here.
-MIN_TASKS = 16
+#: Elements before and after a padded row, a cache line: neighbours of the ends may be loaded, not used.
+PAD = 16
 
 
-def used_reads(scan: Scan) -> list[Read]:
+def used_reads(scan: Scan) -> dict[str, Read]:
     """The reads that source, terms and outputs really make (an adjoint keeps the names of more)."""
     exprs = [scan.source, *(t.weight for t in scan.terms), *(o.value for o in scan.outputs)]
-    return [scan.reads[n] for n, s in scan.symbols.items() if any(ex.depends(e, s) for e in exprs)]
+    return {n: scan.reads[n] for n, s in scan.symbols.items() if any(ex.depends(e, s) for e in exprs)}
+
+
+def stream_of(scan: Scan, read: Read) -> str:
+    """Names what a read walks over: reads that differ only in their shift share one stream."""
+    index = read.index([tirx.Var(name, "int64") for name in scan.space])
+    return f"{read.tensor.op.name}{[str(i) for i in index]}{read.back:+d}"
+
+
+def streams(scan: Scan) -> dict[str, list[Read]]:
+    found: dict[str, list[Read]] = {}
+    for read in used_reads(scan).values():
+        found.setdefault(stream_of(scan, read), []).append(read)
+    return found
 
 
 def reach(scan: Scan) -> int:
     """How far along the line a step looks."""
-    return max([0, *(abs(t.offset) for t in scan.terms), *(abs(r.shift) for r in used_reads(scan))])
+    return max([0, *(abs(t.offset) for t in scan.terms), *(abs(r.shift) for r in used_reads(scan).values())])
 
 
-def refusals(scan: Scan) -> list[str]:
-    """What neither schedule can emit."""
-    reasons = [f"a read {r.back} steps back: only the neighbouring steps have guards" for r in used_reads(scan) if abs(r.back) > 1]
-    if len({a for o in scan.outputs for a, _ in o.shared}) > 1:
-        reasons.append("outputs are summed over more than one axis")
-    if any(a in (scan.axis, scan.line) for o in scan.outputs for a, _ in o.shared):
-        reasons.append("an output is summed along the walk or the line")
-    return reasons
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Steps alike in what exists around them: a carry, an earlier and a later step of the chunk."""
-
-    when: Expr
-    carries: bool
-    earlier: bool
-    later: bool
-
-
-def kinds(scan: Scan, step: Expr) -> Iterator[Kind]:
-    first = tirx.any(step == 0, scan.starts(step))  # chunks counted from the end may leave a short one at the start
-    last = scan.ends(step)
-    begins = [(tirx.Not(first), True, True)]
-    if scan.init is not None:
-        begins.append((step == 0, True, False))
-    if scan.init is None or scan.chunk:
-        begins.append((tirx.all(first, step != 0) if scan.init is not None else first, False, False))
-    looks_ahead = any(r.back < 0 for r in used_reads(scan))
-    for when, carries, earlier in begins:
-        if looks_ahead:
-            yield Kind(tirx.all(when, tirx.Not(last)), carries, earlier, True)
-        yield Kind(tirx.all(when, last) if looks_ahead else when, carries, earlier, False)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One position of a line: turns expressions of the step into loads, products with a missing factor selected away."""
-
-    scan: Scan
-    kind: Kind
-    position: Expr
-    border: bool
-    load: Callable[[Read], Expr]
-
-    def value(self, expr: Expr, carry: Expr | None = None, offset: int = 0) -> Expr:
-        """`carry` stands at `offset` along the line and must exist for a product with it."""
-        kind = type(expr).__name__
-        if kind in ("Add", "Sub"):
-            a, b = self.value(expr.a, carry, offset), self.value(expr.b, carry, offset)
-            return ex.add(a, b) if kind == "Add" else a - b
-        reads = [self.scan.reads[n] for n, s in self.scan.symbols.items() if ex.depends(expr, s)]
-        zero = tirx.const(0.0, CARRY)
-        if any((r.back > 0 and not self.kind.earlier) or (r.back < 0 and not self.kind.later) for r in reads):
-            return zero
-        shifts = {s for s in (offset, *(r.shift for r in reads)) if s and self.border}
-        product = self.scan.value(expr, self.load, carry)
-        if not shifts:
-            return product
-        return T.if_then_else(tirx.all(*(self.scan.inside(self.position + s) for s in sorted(shifts))), product, zero)
-
-    def terms(self, carried: Callable[[int], Expr]) -> Expr:
-        """What is carried in: the sum over terms of weight * carry at the term's offset."""
-        total: Expr = tirx.const(0.0, CARRY)
-        for term in self.scan.terms if self.kind.carries else ():
-            product = ex.mul(term.weight, self.scan.carry)
-            total = ex.add(total, self.value(product, carried(term.offset), term.offset))
-        return total
-
-
-def emit_line(scan: Scan, kind: Kind, load: Callable[[Read, Expr], Expr], cell: Callable[[Cell], None]) -> None:
-    """Loops over a line: peeled ends where a neighbour may be missing, and an interior free of conditions."""
-    far, width = reach(scan), scan.width
-    parts = [(0, tirx.min(far, width), True), (far, tirx.max(width - far, far), False), (tirx.max(width - far, far), width, True)]
-    for lo, hi, border in parts if far else [(0, width, False)]:
-        with T.serial(tirx.const(lo, "int64") if isinstance(lo, int) else lo, hi) as l:
-            cell(Cell(scan, kind, l, border, lambda read, l=l: load(read, l)))
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """The independent positions, cut for threads: all of them alone, except that members of a group share elements."""
-
-    scan: Scan
-    axes: tuple[int, ...]
-    grouped: int | None
-    group: Expr
-    count: Expr
-
-    def first(self, task: Expr) -> dict[int, Expr]:
-        """The independent axes of a task's first position; the grouped axis varies fastest."""
-        found: dict[int, Expr] = {}
-        for axis in sorted(self.axes, key=lambda a: a == self.grouped, reverse=True):
-            extent = self.scan.sizes[axis]
-            if axis == self.grouped:
-                extent = T.bind(tirx.truncdiv(extent + self.group - 1, self.group))
-            # Bound and truncating: TVM proves no sign here, and would pay for a floor division at every use.
-            here = tirx.truncmod(task, extent)
-            found[axis] = T.bind(here * self.group if axis == self.grouped else here)
-            task = T.bind(tirx.truncdiv(task, extent))
-        return found
-
-    def members(self, first: dict[int, Expr]) -> Expr:
-        """How many positions of the grouped axis a task owns; the last group may be short."""
-        if self.grouped is None:
-            return tirx.const(1, "int64")
-        return T.bind(tirx.min(self.group, self.scan.sizes[self.grouped] - first[self.grouped]))
-
-
-def split(scan: Scan, together: int) -> Tasks:
-    """Tasks for threads. Must be called inside the function: the group size is decided at run time.
-
-    Outputs summed over an axis force all its positions into one task, so that the sum has one order. Where only reads
-    share elements, up to `together` positions form a task: they find the shared line in L1.
-    """
-    axes = tuple(a for a in range(len(scan.sizes)) if a not in (scan.axis, scan.line))
-    one = tirx.const(1, "int64")
-    summed = [(a, o.tensor.shape[d]) for o in scan.outputs for a, d in o.shared]
-    shared = [(a, r.tensor.shape[d]) for r in used_reads(scan) for a, d in r.shared if a in axes]
-    total: Size = one
-    for a in axes:
-        total = total * scan.sizes[a]
-    if not (summed or shared):
-        return Tasks(scan, axes, None, one, total)
-    grouped, size = (summed or shared)[0]
-    whole = scan.sizes[grouped]
-    most = whole if summed else tirx.max(one, tirx.min(tirx.const(together, "int64"), tirx.truncdiv(total, tirx.const(MIN_TASKS, "int64"))))
-    group = T.bind(tirx.Select(size < whole, most, one))
-    groups = T.bind(tirx.truncdiv(whole + group - 1, group))
-    return Tasks(scan, axes, grouped, group, groups * product(scan.sizes[a] for a in axes if a != grouped))
-
-
-def product(sizes: Sequence[Size] | Iterator[Size]) -> Expr:
-    total: Expr = tirx.const(1, "int64")
-    for size in sizes:
-        total = total * size
-    return total
-
-
-def runs_along(index: Callable[[Sequence[Expr]], tuple[Expr, ...]], rank: int, axis: int) -> bool:
+def runs_along(scan: Scan, index: Callable[[Sequence[Expr]], tuple[Expr, ...]], axis: int) -> bool:
     """Whether an index follows an axis of the space in its last, contiguous dimension and nowhere else."""
-    position = [tirx.Var(f"p{a}", "int64") for a in range(rank)]
+    position = [tirx.Var(name, "int64") for name in scan.space]
     *others, last = index(position)
     return position[axis].same_as(last) and not any(ex.depends(e, position[axis]) for e in others)
 
 
-def bytes_of(tensor: te.Tensor) -> Expr:
-    return product(tensor.shape) * find_dtype(str(tensor.dtype)).itemsize
+def refusals(scan: Scan) -> list[str]:
+    """What neither schedule can emit."""
+    reasons = [
+        f"a read {r.back} steps back: only neighbouring steps are known to exist"
+        for r in used_reads(scan).values()
+        if abs(r.back) > 1
+    ]
+    summed = {a for o in scan.outputs for a, _ in o.shared}
+    if len(summed) > 1:
+        reasons.append("outputs are summed over more than one axis")
+    if summed & {scan.axis, scan.line}:
+        reasons.append("an output is summed along the walk or the line")
+    if reach(scan) > PAD:
+        reasons.append(f"a step looks {reach(scan)} positions along the line: rows are padded by {PAD}")
+    return reasons
 
 
-def is_carry(scan: Scan, output: Output) -> bool:
-    """Whether an output is the carry itself, so that its row is already at hand."""
-    return scan.carry.same_as(output.value) and not output.shared
+def opaque(expr: Expr, dtype: str = "int64") -> Expr:
+    """A value computed here, once. TVM's simplifiers copy what T.bind names into every index, and take minutes over it."""
+    cell = T.alloc_buffer((1,), dtype, scope="local")
+    T.buffer_store(cell, expr, [0])
+    return cell[0]
+
+
+def flag(condition: Expr) -> Expr:
+    return opaque(tirx.Select(condition, tirx.const(1, "int32"), tirx.const(0, "int32")), "int32") != 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What exists around a step of the walk: something carried in, an earlier and a later step of its chunk."""
+
+    carries: Expr
+    earlier: Expr
+    later: Expr
+
+    @staticmethod
+    def of(scan: Scan, step: Expr) -> Step:
+        first = tirx.any(step == 0, scan.starts(step))  # also where a chunk counted from the end starts the walk short
+        earlier = flag(tirx.Not(first))
+        carries = earlier if scan.init is None else flag(tirx.any(step == 0, earlier))
+        return Step(carries, earlier, flag(tirx.Not(scan.ends(step))))
+
+    def has(self, read: Read) -> Expr | None:
+        return self.earlier if read.back > 0 else self.later if read.back < 0 else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One position of a line, or a vector of them: turns expressions of the step into loads.
+
+    Where `guarded`, a product with a factor that does not exist is selected away, never multiplied. Every load must be safe.
+    """
+
+    scan: Scan
+    step: Step
+    position: Expr
+    guarded: bool
+    load: Callable[[Read], Expr]
+
+    def carry(self, carried: Callable[[int], Expr]) -> Expr:
+        """source + sum over terms of weight * carry one step earlier, `carried(offset)`."""
+        return ex.add(self.value(self.scan.source), self.terms(carried))
+
+    def terms(self, carried: Callable[[int], Expr]) -> Expr:
+        total: Expr = tirx.const(0.0, CARRY)
+        for term in self.scan.terms:
+            product = ex.mul(term.weight, self.scan.carry)
+            total = ex.add(total, self.value(product, carried(term.offset), [self.step.carries], term.offset))
+        return total
+
+    def value(self, expr: Expr, carry: Expr | None = None, exists: Sequence[Expr] = (), offset: int = 0) -> Expr:
+        """`carry`, and conditions under which it `exists`, beside the `offset` along the line at which it stands."""
+        kind = type(expr).__name__
+        if kind in ("Add", "Sub"):
+            a, b = (self.value(e, carry, exists, offset) for e in (expr.a, expr.b))
+            return a + b if kind == "Add" else a - b
+        product = self.scan.value(expr, self.load, carry)
+        if not self.guarded:
+            return product
+        reads = [self.scan.reads[n] for n, s in self.scan.symbols.items() if ex.depends(expr, s)]
+        conditions = [*exists, *(c for c in map(self.step.has, reads) if c is not None)]
+        conditions += [self.scan.inside(self.position + s) for s in sorted({offset, *(r.shift for r in reads)} - {0})]
+        return tirx.Select(tirx.all(*conditions), product, tirx.const(0.0, CARRY)) if conditions else product
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a line is cut: blocks of `block` elements in vectors of `lanes`; lanes = 0 is one position at a time.
+
+    The step is emitted twice. Inside the line, where nothing can be missing, it has no condition. Positions near the ends,
+    and whole lines where a chunk starts or ends, are guarded by selects, which LLVM turns into vectors in its own way.
+    """
+
+    scan: Scan
+    lanes: int
+    block: int
+
+    def emit(
+        self,
+        step: Step,
+        load: Callable[[Read, Expr], Expr],
+        cell: Callable[[Cell], None],
+        lead: Expr | None = None,
+        ahead: Callable[[Expr], None] = lambda start: None,
+        done: Callable[[Expr, Expr | None], None] = lambda start, count: None,
+    ) -> None:
+        """Emit every cell of a line. `lead` positions come before the first block.
+
+        `ahead(start)` is called before each block and `done(start, None)` after it; `done(start, count)` after stray positions.
+        """
+        scan, width, zero = self.scan, self.scan.width, tirx.const(0, "int64")
+        begin = zero if lead is None else opaque(tirx.min(lead, width))
+        size = self.block.bit_length() - 1
+        blocks = opaque(tirx.shift_right(width - begin, tirx.const(size, "int64"))) if self.lanes else zero
+        end = opaque(begin + blocks * self.block)
+        edge = self.block if reach(scan) else 0
+        whole = flag(tirx.all(step.carries, step.earlier, step.later, blocks * self.block > 2 * edge))
+        lo, hi = (opaque(tirx.Select(whole, x, width)) for x in (begin + edge, end - edge))
+
+        def at(position: Expr, guarded: bool) -> None:
+            cell(Cell(scan, step, position, guarded, lambda read: load(read, position)))
+
+        with T.serial(0, 2) as side:
+            first, count = opaque(tirx.Select(side == 0, zero, hi)), opaque(tirx.Select(side == 0, lo, width - hi))
+            with T.serial(0, count) as j:
+                at(first + j, True)
+        if self.lanes:
+            with T.serial(0, blocks) as b:
+                start = opaque(begin + b * self.block)
+                ahead(start)
+                with T.If(tirx.all(start >= lo, start < hi)), T.Then():
+                    with T.serial(0, self.block // self.lanes) as v, T.vectorized(0, self.lanes) as lane:
+                        at(start + v * self.lanes + lane, False)
+                done(start, None)
+        with T.serial(0, 2) as side:
+            done(opaque(tirx.Select(side == 0, zero, end)), opaque(tirx.Select(side == 0, begin, width - end)))

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program
-from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Output, Read, Scan
 from treadle.schedules.cpu import scan_common as common
+from treadle.schedules.cpu import scan_tasks, streaming
+from treadle.schedules.cpu.scan_common import PAD, Cell, Line, Step
 from treadle.schedules.emit import Function
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
@@ -25,9 +26,9 @@ from treadle.schedules.target import Target
 
 @dataclass(frozen=True)
 class Knobs:
-    together: int = knob(4, (1, 2, 4, 8), "positions sharing a gate line that are walked together, so that it is read once")
-    ahead: int = knob(4, (0, 1, 2, 4, 8), "rows prefetched ahead of the walk; the hardware follows ascending rows by itself")
-    stream: bool = knob(True, (False, True), "write large outputs past the caches, which saves reading each line first")
+    together: int = knob(2, (1, 2, 4), "positions sharing a gate line that are walked together, so that it is read once")
+    ahead: int = knob(0, (0, 1, 4), "rows prefetched ahead of the walk; the hardware follows ascending rows by itself")
+    stream: int = streaming.KNOB
 
 
 def applies(program: Program) -> bool:
@@ -40,120 +41,169 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
 
 
 def default(program: Program, target: Target) -> Knobs:
-    return Knobs()
+    assert program.scan is not None
+    return Knobs(ahead=1 if program.scan.reverse else 0)
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     scan = program.scan
     assert scan is not None
     function = Function(program)
-    with function as buffers:
-        tasks = common.split(scan, point.together)
+    with function as buffers, streaming.imported(target.cpu.lanes):
+        tasks = scan_tasks.split(scan, point.together)
         with T.parallel(0, tasks.count) as task:
-            _Walk(scan, buffers, point, tasks, task).emit()
+            _Walk(scan, buffers, point, target.cpu.lanes, tasks, task).emit()
     return function.primfunc
 
 
 class _Walk:
     """One task: a few independent positions walked from the first step to the last, side by side."""
 
-    def __init__(self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, tasks: common.Tasks, task: Expr) -> None:
+    def __init__(
+        self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, lanes: int, tasks: scan_tasks.Tasks, task: Expr
+    ) -> None:
         self.scan, self.buffers, self.point = scan, buffers, point
-        self.first = tasks.first(task)
-        self.members, self.grouped = tasks.members(self.first), tasks.grouped
-        # The carry of this step and of the one before, in fp32, and a row per other output.
-        self.carry = T.alloc_buffer((tasks.group, 2, scan.width), CARRY)
-        self.rows = [None if common.is_carry(scan, o) else T.alloc_buffer((scan.width,), CARRY) for o in scan.outputs]
+        self.first, self.grouped = tasks.first(task), tasks.grouped
+        self.members = tasks.members(self.first)
+
+        # Vectors where everything follows the line in memory; else one position after the other.
+        reads, outputs = common.used_reads(scan).values(), scan.outputs
+        plain = all(common.runs_along(scan, x.index, scan.line) for x in (*reads, *outputs))
+        width = 64 // min(find_dtype(str(x.tensor.dtype)).itemsize for x in (*reads, *outputs))
+        self.line = Line(scan, lanes if plain else 0, max(width, lanes))
+
+        # The carry of this step and of the one before; padded copies of rows that are read shifted or may not exist.
+        pitch = tirx.shift_left(tirx.shift_right(scan.width + 3 * PAD - 1, tirx.const(4, "int64")), tirx.const(4, "int64"))
+        self.carry = T.alloc_buffer((tasks.group, 2, pitch), CARRY)
+        self.copies = {
+            name: T.alloc_buffer((pitch,), CARRY)
+            for name, group in common.streams(scan).items()
+            if any(r.shift or r.back for r in group)
+        }
+        self.rows = [None if self._is_carry(o) else T.alloc_buffer((scan.width,), CARRY) for o in outputs]
 
     def emit(self) -> None:
-        scan = self.scan
+        scan, zero = self.scan, tirx.const(0, "int64")
         if scan.init is not None:
-            with T.serial(0, self.members) as m, T.serial(0, scan.width) as l:
-                here = self._element(scan.init, self._position(m, tirx.const(0, "int64"), l))
-                T.buffer_store(self.carry, here.astype(CARRY), [m, 1, l])
+            with T.serial(0, self.members) as m, T.serial(0, scan.width) as j:
+                T.buffer_store(self.carry, self._at(scan.init, m, zero, j).astype(CARRY), [m, 1, PAD + j])
         with T.serial(0, scan.steps) as step, T.serial(0, self.members) as m:
-            if self.point.ahead:
-                self._prefetch(m, tirx.min(step + self.point.ahead, scan.steps - 1))
-            for kind in common.kinds(scan, step):
-                with T.If(kind.when), T.Then():
-                    self._step(kind, step, m)
-            for output, row in zip(scan.outputs, self.rows, strict=True):
-                self._publish(output, row, step, m)
+            self._step(Step.of(scan, step), step, m)
         if scan.flush is not None:
             with T.serial(0, self.members) as m:
                 self._flush(scan.flush, m)
         if self.point.stream:
-            T.evaluate(T.call_extern("int32", "treadle_stream_end"))
+            streaming.fence()
 
-    def _step(self, kind: common.Kind, step: Expr, m: Expr) -> None:
-        def cell(at: common.Cell) -> None:
-            carried = self._carried(step, m, at.position)
-            here = [m, step % 2, at.position]
-            T.buffer_store(self.carry, ex.add(at.value(self.scan.source), at.terms(carried)), here)
+    def _step(self, around: Step, step: Expr, m: Expr) -> None:
+        scan = self.scan
+        self._copy(around, step, m)
+        lead, past = self._streaming(step, m)
+
+        def cell(at: Cell) -> None:
+            here = [m, step % 2, PAD + at.position]
+            T.buffer_store(self.carry, at.carry(self._carried(step, m, at.position)), here)
             carry = self.carry[*here]  # not T.bind: TVM 0.27 forgets to decode bfloat16 loads inside one
-            for output, row in zip(self.scan.outputs, self.rows, strict=True):
+            for output, row in zip(scan.outputs, self.rows, strict=True):
                 if row is not None:
                     value = at.value(output.value, carry)
-                    if output.shared:
-                        value = tirx.Select(m == 0, value, row[at.position] + value)
+                    value = tirx.Select(m == 0, value, row[at.position] + value) if output.shared else value
                     T.buffer_store(row, value, [at.position])
 
-        common.emit_line(self.scan, kind, lambda read, l: self._load(read, step, m, l), cell)
+        def done(start: Expr, count: Expr | None) -> None:
+            for output, row, streams in zip(scan.outputs, self.rows, past, strict=True):
+                with T.If(m == self.members - 1 if output.shared else tirx.const(True, "bool")), T.Then():
+                    self._write(output, row, step, m, start, count, streams)
+
+        def ahead(start: Expr) -> None:
+            later = tirx.min(step + self.point.ahead, scan.steps - 1)
+            for group in common.streams(scan).values() if self.point.ahead else ():
+                # Into L2 (locality 2): rows of all tensors often meet in the same few sets of L1.
+                element = self._at(group[0], m, scan.time(later), start)
+                T.evaluate(
+                    T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), T.int32(0), T.int32(2), T.int32(1))
+                )
+
+        self.line.emit(around, lambda read, j: self._load(read, step, m, j), cell, lead, ahead, done)
+
+    def _copy(self, around: Step, step: Expr, m: Expr) -> None:
+        for name, group in common.streams(self.scan).items():
+            if name in self.copies:
+                exists = around.has(group[0])
+                with T.If(tirx.const(True, "bool") if exists is None else exists), T.Then(), T.serial(0, self.scan.width) as j:
+                    value = self._at(group[0], m, self.scan.time(step - group[0].back), j)
+                    T.buffer_store(self.copies[name], value.astype(CARRY), [PAD + j])
+
+    def _streaming(self, step: Expr, m: Expr) -> tuple[Expr | None, list[Expr | None]]:
+        """The positions before the first vector, and for each output whether its vectors go past the caches."""
+        if not (self.point.stream and self.line.lanes):
+            return None, [None] * len(self.scan.outputs)
+        zero, found, lead = tirx.const(0, "int64"), [], None
+        for output in self.scan.outputs:
+            buffer = self.buffers[output.tensor.op.name]
+            index = output.index(self._position(m, self.scan.time(step), zero))
+            before = common.opaque(streaming.lead(buffer, index))
+            large = streaming.pays(output.tensor, self.point.stream)
+            lead = common.opaque(tirx.Select(large, before, zero)) if lead is None else lead
+            found.append(common.flag(tirx.all(large, before == lead)))
+        return lead, found
+
+    def _write(
+        self, output: Output, row: tirx.Var | None, step: Expr, m: Expr, start: Expr, count: Expr | None, streams: Expr | None
+    ) -> None:  # fmt: skip
+        """Write finished positions, rounded once: `count` of them, or a block in vectors."""
+        buffer, lanes = self.buffers[output.tensor.op.name], self.line.lanes
+
+        def finished(j: Expr, vector: bool = False) -> Expr:
+            start = j if row is not None else PAD + j
+            at = T.ramp(start, 1, lanes) if vector else start
+            return self.carry[m, step % 2, at] if row is None else row[at]
+
+        def store(j: Expr) -> None:
+            T.buffer_store(buffer, finished(j).astype(f"{output.tensor.dtype}"), list(where(j)))
+
+        def where(j: Expr) -> Sequence[Expr]:
+            return output.index(self._position(m, self.scan.time(step), j))
+
+        if count is not None:
+            with T.serial(0, count) as i:
+                store(start + i)
+            return
+        with T.If(tirx.const(False, "bool") if streams is None else streams):
+            with T.Then(), T.serial(0, self.line.block // lanes) as v:
+                streaming.store(buffer, where(start + v * lanes), finished(start + v * lanes, vector=True))
+            with T.Else(), T.serial(0, self.line.block // lanes) as v, T.vectorized(0, lanes) as lane:
+                store(start + v * lanes + lane)
 
     def _flush(self, flush: Output, m: Expr) -> None:
-        def cell(at: common.Cell) -> None:
-            value = at.terms(self._carried(self.scan.steps, m, at.position))
+        """What the terms carry one step beyond the last."""
+        steps, true = self.scan.steps, tirx.const(True, "bool")
+        around = Step(carries=true, earlier=true, later=tirx.const(False, "bool"))
+
+        def cell(at: Cell) -> None:
+            value = at.value(flush.value, at.terms(self._carried(steps, m, at.position)))
             index = flush.index(self._position(m, tirx.const(0, "int64"), at.position))
-            value = at.value(flush.value, value)
-            T.buffer_store(self.buffers[flush.tensor.op.name], value.astype(flush.tensor.dtype), list(index))
+            T.buffer_store(self.buffers[flush.tensor.op.name], value.astype(f"{flush.tensor.dtype}"), list(index))
 
-        kind = common.Kind(tirx.const(True, "bool"), carries=True, earlier=True, later=False)
-        common.emit_line(self.scan, kind, lambda read, l: self._load(read, self.scan.steps, m, l), cell)
+        self._copy(around, steps, m)
+        Line(self.scan, 0, 1).emit(around, lambda read, j: self._load(read, steps, m, j), cell)
 
-    def _publish(self, output: Output, row: tirx.Var | None, step: Expr, m: Expr) -> None:
-        """Write a finished row, rounded once; a summed row only when its last member has been added."""
-        if output.shared:
-            with T.If(m == self.members - 1), T.Then():
-                self._write(output, row, [], step, m)
-        elif row is None:
-            self._write(output, self.carry, [m, step % 2], step, m)
-        else:
-            self._write(output, row, [], step, m)
+    def _is_carry(self, output: Output) -> bool:
+        """Whether an output is the carry itself, so that its row is already at hand."""
+        return self.scan.carry.same_as(output.value) and not output.shared
 
-    def _write(self, output: Output, row: tirx.Var, prefix: Sequence[Expr], step: Expr, m: Expr) -> None:
-        scan, tensor = self.scan, output.tensor
-        target, kind = self.buffers[tensor.op.name], str(tensor.dtype)
-        if not (self.point.stream and common.runs_along(output.index, len(scan.sizes), scan.line)):
-            with T.serial(0, scan.width) as l:
-                index = output.index(self._position(m, scan.time(step), l))
-                T.buffer_store(target, row[*prefix, l].astype(kind), list(index))
-            return
-        zero = tirx.const(0, "int64")
-        start = target[*output.index(self._position(m, scan.time(step), zero))]
-        arguments = T.address_of(start), T.address_of(row[*prefix, zero]), scan.width, common.bytes_of(tensor)
-        T.evaluate(T.call_extern("int32", f"treadle_stream_{kind}", *arguments))
+    def _carried(self, step: Expr, m: Expr, j: Expr):
+        return lambda offset: self.carry[m, (step + 1) % 2, PAD + j + offset]
 
-    def _prefetch(self, m: Expr, step: Expr) -> None:
-        seen: list[Expr] = []
-        for read in common.used_reads(self.scan):
-            if not common.runs_along(read.index, len(self.scan.sizes), self.scan.line):
-                continue
-            per_line = 64 // find_dtype(str(read.tensor.dtype)).itemsize
-            with T.serial(0, tirx.ceildiv(self.scan.width, per_line)) as i:
-                element = self._element(read, self._position(m, self.scan.time(step), i * per_line))
-                T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), T.int32(0), T.int32(2), T.int32(1)))
+    def _load(self, read: Read, step: Expr, m: Expr, j: Expr) -> Expr:
+        copy = self.copies.get(common.stream_of(self.scan, read))
+        return self._at(read, m, self.scan.time(step - read.back), j) if copy is None else copy[PAD + j + read.shift]
 
-    def _carried(self, step: Expr, m: Expr, l: Expr):
-        return lambda offset: self.carry[m, (step + 1) % 2, l + offset]
+    def _at(self, read: Read, m: Expr, time: Expr, j: Expr) -> Expr:
+        return self.buffers[read.tensor.op.name][*read.index(self._position(m, time, j))]
 
-    def _load(self, read: Read, step: Expr, m: Expr, l: Expr) -> Expr:
-        return self._element(read, self._position(m, self.scan.time(step - read.back), l + read.shift))
-
-    def _element(self, read: Read, position: Sequence[Expr]) -> Expr:
-        return self.buffers[read.tensor.op.name][*read.index(position)]
-
-    def _position(self, m: Expr, time: Expr, l: Expr) -> list[Expr]:
-        at = {**self.first, self.scan.axis: time, self.scan.line: l}
+    def _position(self, m: Expr, time: Expr, j: Expr) -> Sequence[Expr]:
+        at = {**self.first, self.scan.axis: time, self.scan.line: j}
         if self.grouped is not None:
             at[self.grouped] = at[self.grouped] + m
         return [at[a] for a in range(len(self.scan.sizes))]

@@ -19,18 +19,18 @@ from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Index, Output, Read, Scan
 from treadle.schedules.cpu import scan_common as common
+from treadle.schedules.cpu import scan_tasks, streaming
+from treadle.schedules.cpu.scan_common import PAD, Cell, Line, Step
 from treadle.schedules.emit import Function
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
-#: Floats between staging lines beyond their length: a power-of-two pitch would put a tile's lines into the same L1 sets.
-PAD = 16
-
 
 @dataclass(frozen=True)
 class Knobs:
-    columns: int = knob(16, (8, 16, 32), "steps per tile; 16 float32 columns are one cache line of each row")
-    together: int = knob(4, (1, 2, 4, 8), "positions sharing a gate tile that are walked together, so that it is staged once")
+    columns: int = knob(16, (16, 32), "steps per tile; 16 float32 columns are one cache line of each row")
+    together: int = knob(4, (1, 2, 4), "positions sharing a gate tile that are walked together, so that it is staged once")
+    stream: int = streaming.KNOB
     prefetch: bool = knob(True, (False, True), "ask for the next tile while gathering one: its rows are a pitch apart")
 
 
@@ -39,9 +39,8 @@ def applies(program: Program) -> bool:
     scan = program.scan
     if scan is None or scan.axis != len(scan.sizes) - 1 or scan.init is not None or scan.flush is not None:
         return False
-    rank = len(scan.sizes)
-    indices = [t.index for t in (*common.used_reads(scan), *scan.outputs)]
-    return all(common.runs_along(i, rank, scan.axis) and _line_dim(i, rank, scan.line) is not None for i in indices)
+    indices = [t.index for t in (*common.used_reads(scan).values(), *scan.outputs)]
+    return all(common.runs_along(scan, i, scan.axis) and _line_dim(scan, i) is not None for i in indices)
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
@@ -57,27 +56,29 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     scan = program.scan
     assert scan is not None
     function = Function(program)
-    with function as buffers:
-        tasks = common.split(scan, point.together)
+    with function as buffers, streaming.imported(target.cpu.lanes):
+        tasks = scan_tasks.split(scan, point.together)
         with T.parallel(0, tasks.count) as task:
-            _Walk(scan, buffers, point, tasks, task).emit()
+            _Walk(scan, buffers, point, target.cpu.lanes, tasks, task).emit()
     return function.primfunc
 
 
 class _Walk:
     """One task: a few independent positions walked tile by tile, all of them through one tile before the next."""
 
-    def __init__(self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, tasks: common.Tasks, task: Expr) -> None:
+    def __init__(
+        self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, lanes: int, tasks: scan_tasks.Tasks, task: Expr
+    ) -> None:
         self.scan, self.buffers, self.point = scan, buffers, point
-        self.first = tasks.first(task)
-        self.members, self.grouped = tasks.members(self.first), tasks.grouped
-        self.carry = T.alloc_buffer((tasks.group, 2, scan.width), CARRY)
-        self.pitch = scan.width + PAD
-        # One staging tile per tensor and step distance that is read, and one per output.
-        self.reads: dict[str, Read] = {}
-        for read in common.used_reads(scan):
-            self.reads.setdefault(self._key(read), read)
-        self.staged = {k: self._stage() for k in self.reads}
+        self.first, self.grouped = tasks.first(task), tasks.grouped
+        self.members = tasks.members(self.first)
+        self.cut = Line(scan, lanes, max(PAD, lanes))
+        # Padded, and so never a power of two apart, which would put a tile's lines into the same sets of L1.
+        self.pitch = scan.width + 2 * PAD
+        self.carry = T.alloc_buffer((tasks.group, 2, self.pitch), CARRY)
+        # One staging tile per stream that is read, and one per output.
+        self.reads = {name: group[0] for name, group in common.streams(scan).items()}
+        self.staged = {name: self._stage() for name in self.reads}
         self.results = [self._stage() for _ in scan.outputs]
 
     def emit(self) -> None:
@@ -91,35 +92,33 @@ class _Walk:
                     self._gather(key, read, tile, m)
             with T.serial(0, tirx.min(columns, scan.steps - tile * columns)) as i:
                 step = tile * columns + i
-                for kind in common.kinds(scan, step):
-                    with T.If(kind.when), T.Then():
-                        self._step(kind, step, tile, m)
+                self._step(step, tile, m)
             for output, result in zip(scan.outputs, self.results, strict=True):
                 if output.shared:
                     with T.If(m == self.members - 1), T.Then():
                         self._scatter(output, result, tile, m)
                 else:
                     self._scatter(output, result, tile, m)
-        T.evaluate(T.call_extern("int32", "treadle_stream_end"))
+        streaming.fence()
 
-    def _step(self, kind: common.Kind, step: Expr, tile: Expr, m: Expr) -> None:
+    def _step(self, step: Expr, tile: Expr, m: Expr) -> None:
         row = self.scan.time(step) - self._start(tile, 0)
 
-        def load(read: Read, l: Expr) -> Expr:
+        def load(read: Read, j: Expr) -> Expr:
             back = self.scan.time(step - read.back) - self._start(tile, read.back)
-            return self.staged[self._key(read)][self._line(back) + l + read.shift]
+            return self.staged[common.stream_of(self.scan, read)][self._line(back) + j + read.shift]
 
-        def cell(at: common.Cell) -> None:
-            carried = lambda offset: self.carry[m, (step + 1) % 2, at.position + offset]  # noqa: E731
-            here = [m, step % 2, at.position]
-            T.buffer_store(self.carry, ex.add(at.value(self.scan.source), at.terms(carried)), here)
+        def cell(at: Cell) -> None:
+            carried = lambda offset: self.carry[m, (step + 1) % 2, PAD + at.position + offset]  # noqa: E731
+            here = [m, step % 2, PAD + at.position]
+            T.buffer_store(self.carry, at.carry(carried), here)
             for output, result in zip(self.scan.outputs, self.results, strict=True):
                 value = at.value(output.value, self.carry[*here])
                 if output.shared:
                     value = tirx.Select(m == 0, value, result[self._line(row) + at.position] + value)
                 T.buffer_store(result, value, [self._line(row) + at.position])
 
-        common.emit_line(self.scan, kind, load, cell)
+        self.cut.emit(Step.of(self.scan, step), load, cell)
 
     def _gather(self, key: str, read: Read, tile: Expr, m: Expr) -> None:
         at, row, columns = self._clip(tile, read.back)
@@ -132,16 +131,15 @@ class _Walk:
         at, row, columns = self._clip(tile, 0)
         target, pitch = self._memory(output.tensor, output.index, at, m)
         arguments = target, pitch, T.address_of(result[self._line(row)]), self.pitch, self.scan.width, columns
-        T.evaluate(
-            T.call_extern("int32", f"treadle_scatter_{output.tensor.dtype}", *arguments, common.bytes_of(output.tensor))
-        )
+        large = tirx.Select(streaming.pays(output.tensor, self.point.stream), T.int32(1), T.int32(0))
+        T.evaluate(T.call_extern("int32", f"treadle_scatter_{output.tensor.dtype}", *arguments, large))
 
     def _memory(self, tensor, index: Index, time: Expr, m: Expr) -> tuple[Expr, Expr]:  # type: ignore[no-untyped-def]
         """The address of a tile's first element, and the elements from one of its rows to the next."""
         where = index(self._position(m, time, tirx.const(0, "int64")))
-        dim = _line_dim(index, len(self.scan.sizes), self.scan.line)
+        dim = _line_dim(self.scan, index)
         assert dim is not None
-        return T.address_of(self.buffers[tensor.op.name][*where]), common.product(tensor.shape[dim + 1 :])
+        return T.address_of(self.buffers[tensor.op.name][*where]), scan_tasks.product(tensor.shape[dim + 1 :])
 
     def _start(self, tile: Expr, back: int) -> Expr:
         """The lowest index along the walk among a tile's steps, each taken `back` steps earlier."""
@@ -161,21 +159,18 @@ class _Walk:
 
     def _line(self, row: Expr) -> Expr:
         """Where a staging line starts."""
-        return row * self.pitch
+        return row * self.pitch + PAD
 
-    def _key(self, read: Read) -> str:
-        where = read.index([tirx.Var(n, "int64") for n in self.scan.space])
-        return f"{read.tensor.op.name}{[str(e) for e in where]}{read.back:+d}"
-
-    def _position(self, m: Expr, time: Expr, l: Expr) -> list[Expr]:
-        at = {**self.first, self.scan.axis: time, self.scan.line: l}
+    def _position(self, m: Expr, time: Expr, j: Expr) -> list[Expr]:
+        at = {**self.first, self.scan.axis: time, self.scan.line: j}
         if self.grouped is not None:
             at[self.grouped] = at[self.grouped] + m
         return [at[a] for a in range(len(self.scan.sizes))]
 
 
-def _line_dim(index: Index, rank: int, line: int) -> int | None:
+def _line_dim(scan: Scan, index: Index) -> int | None:
     """The dimension that an index follows along the line, if it is one and by itself."""
-    position: Sequence[Expr] = [tirx.Var(f"p{a}", "int64") for a in range(rank)]
-    found = [d for d, e in enumerate(index(position)) if ex.depends(e, position[line])]
-    return found[0] if len(found) == 1 and index(position)[found[0]].same_as(position[line]) else None
+    position: Sequence[Expr] = [tirx.Var(name, "int64") for name in scan.space]
+    where, line = index(position), position[scan.line]
+    found = [d for d, e in enumerate(where) if ex.depends(e, line)]
+    return found[0] if len(found) == 1 and where[found[0]].same_as(line) else None

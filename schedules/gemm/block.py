@@ -75,6 +75,10 @@ class Block:
         """A loop over register indices, which must be constants on CUDA."""
         return T.unroll(0, count) if self.cuda else T.serial(0, count)
 
+    def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """a * b + c rounded once, as nvcc makes it of the plain expression (TVM has no CUDA rule for the call)."""
+        return a * b + c if self.cuda else T.fma(a, b, c)
+
     def shared(self, *needs: tuple[int, str]) -> list[tirx.Var]:
         """Shared memory for arrays of (size, dtype) that are never alive together: all start at its first byte.
 
@@ -84,7 +88,10 @@ class Block:
         nbytes = max(size * find_dtype(dtype).itemsize for size, dtype in needs)
         scope = "shared.dyn" if self.cuda else "global"
         words = T.alloc_buffer((-(-nbytes // 4),), "float32", scope=scope)
-        return [words if dtype == "float32" else T.decl_buffer((size,), dtype, data=words.data, scope=scope) for size, dtype in needs]
+        return [
+            words if dtype == "float32" else T.decl_buffer((size,), dtype, data=words.data, scope=scope)
+            for size, dtype in needs
+        ]
 
     def registers(self, size: int, dtype: str) -> Registers:
         if self.cuda:

@@ -43,12 +43,17 @@ class StageCopy:
         """Start the copies of one step; elements past the end of the positions or the reduction become zeros."""
         for side, first in zip((self.tiles.row, self.tiles.column), corner, strict=True):
             ways = [
-                (aligned, lambda width=width, side=side, first=first: self._fill(shared, stage, outer, side, first, step, width))
+                (
+                    aligned,
+                    lambda width=width, side=side, first=first: self._fill(shared, stage, outer, side, first, step, width),
+                )
                 for width, aligned in side.vectors()
             ]
             either(*ways[0], ways[1][1] if len(ways) > 1 else None)
 
-    def _fill(self, shared: tirx.Var, stage: Expr, outer: Sequence[Expr], side: Side, first: Expr, step: Expr, width: int) -> None:
+    def _fill(
+        self, shared: tirx.Var, stage: Expr, outer: Sequence[Expr], side: Side, first: Expr, step: Expr, width: int
+    ) -> None:
         block, bk = self.block, self.tiles.bk
         lines, run = self._lines(side)
         accesses = lines * run // width

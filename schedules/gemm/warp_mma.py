@@ -52,7 +52,13 @@ class WarpMma:
         return self.block.registers(registers, "uint32") if self.block.cuda else self.block.registers(2 * registers, "float32")
 
     def load(
-        self, to: Registers, first: Expr | int, shared: tirx.Var, address: Callable[[Expr], Expr], thread: Expr, transposed: bool
+        self,
+        to: Registers,
+        first: Expr | int,
+        shared: tirx.Var,
+        address: Callable[[Expr], Expr],
+        thread: Expr,
+        transposed: bool,
     ) -> None:
         """ldmatrix.x4 into four registers from `first`; `address(lane)` is where that lane's row of 8 elements starts."""
         lane = thread % 32
@@ -79,7 +85,10 @@ class WarpMma:
             kind = _TYPES[self.dtype]
             T.evaluate(
                 T.ptx[f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32"](
-                    *total, *(rows.get(thread, a + r) for r in range(4)), *(columns.get(thread, b + r) for r in range(2)), *total
+                    *total,
+                    *(rows.get(thread, a + r) for r in range(4)),
+                    *(columns.get(thread, b + r) for r in range(2)),
+                    *total,
                 )
             )
             return

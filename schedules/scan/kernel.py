@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from tvm import ir, te, tirx
+from tvm import DataType, ir, sym, te, tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.script import builder as T
 
-from treadle.dtypes import dtype as find_dtype
+from treadle.ir import Program
+from treadle.ir import expr as ex
 from treadle.ir.dims import constant
 from treadle.ir.expr import Expr
 from treadle.ir.scan import Read, Scan
-from treadle.schedules.cpu import scan_common as common
 
 #: blocks along y and z of a grid; along x there may be 2^31 - 1
 GRID_Y = 65535
@@ -32,9 +32,20 @@ def int64(value: int) -> Expr:
     return tirx.const(value, "int64")
 
 
+def itemsize(kind: str) -> int:
+    return DataType(kind).bits // 8
+
+
 def both(*conditions: Expr | None) -> Expr:
     given = [c for c in conditions if c is not None]
     return tirx.all(*given) if given else tirx.const(True, "bool")
+
+
+def product(sizes: Sequence[Expr]) -> Expr:
+    total: Expr = int64(1)
+    for size in sizes:
+        total = total * size
+    return total
 
 
 def barrier() -> None:
@@ -45,6 +56,27 @@ def barrier() -> None:
 def when(condition: Expr) -> Iterator[None]:
     with T.If(condition), T.Then():
         yield
+
+
+def decided(program: Program, condition: Expr) -> bool | None:
+    """Whether a condition on the sizes is true or false within the bounds of a Program's dimensions."""
+    analyzer = sym.Analyzer()
+    for v in ex.symbols(condition):
+        if dim := program.dims.get(v.name):
+            analyzer.bind(v, ir.Range.from_min_extent(int64(dim.lo), int64(dim.hi - dim.lo + 1)))
+    found = constant(analyzer.simplify(condition))
+    return None if found is None else bool(found)
+
+
+def choose(program: Program, cases: Sequence[tuple[Expr, Callable[[], None]]]) -> None:
+    """Kernels for the sizes that may occur, each launched by the host where its condition holds."""
+    for condition, emit in cases:
+        holds = decided(program, condition)
+        if holds:
+            emit()
+        elif holds is None:
+            with when(condition):
+                emit()
 
 
 @contextmanager
@@ -118,7 +150,7 @@ class Rows:
 
     @property
     def vector(self) -> int:
-        return min(self.columns, VECTOR // find_dtype(str(self.tensor.dtype)).itemsize)
+        return min(self.columns, VECTOR // itemsize(str(self.tensor.dtype)))
 
     def row(self, index: Sequence[Expr]) -> Expr:
         total: Expr = int64(0)
@@ -126,7 +158,9 @@ class Rows:
             total = total * size + i
         return total
 
-    def load(self, row: Expr, piece: Expr, inside: Callable[[Expr], Expr], put: tirx.Var, where: Sequence[Expr], first: int = 0) -> None:
+    def load(
+        self, row: Expr, piece: Expr, inside: Callable[[Expr], Expr], put: tirx.Var, where: Sequence[Expr], first: int = 0
+    ) -> None:
         """Copy one piece to `put[*where, first...]`; `inside` says which columns exist where pieces are not whole."""
         if self.pieces is not None:
             for k in range(0, self.columns, self.vector):
@@ -137,7 +171,9 @@ class Rows:
             with when(inside(piece * self.columns + k)):
                 T.buffer_store(put, self.flat[row * self.tensor.shape[-1] + piece * self.columns + k], [*where, first + k])
 
-    def store(self, row: Expr, piece: Expr, inside: Callable[[Expr], Expr], take: tirx.Var, where: Sequence[Expr], first: int = 0) -> None:
+    def store(
+        self, row: Expr, piece: Expr, inside: Callable[[Expr], Expr], take: tirx.Var, where: Sequence[Expr], first: int = 0
+    ) -> None:
         if self.pieces is not None:
             for k in range(0, self.columns, self.vector):
                 with T.vectorized(self.vector) as v:
@@ -149,19 +185,13 @@ class Rows:
 
 
 def rows(buffers: dict[str, tirx.Var], tensor: te.Tensor, columns: int, pieces: Expr | None) -> Rows:
-    total = common.product(tensor.shape)
+    total = product(tensor.shape)
     flat = T.decl_buffer((total,), str(tensor.dtype), data=buffers[tensor.op.name].data)
     return Rows(flat, tensor, columns, pieces)
 
 
-def widths(size: Expr, columns: int) -> list[tuple[Expr | None, Expr | None]]:
-    """(condition, pieces) of the kernels needed for rows of a size: whole pieces, and any other rows (pieces None)."""
-    known = constant(size)
-    if columns == 1:
-        return [(None, size)]
-    if known is not None:
-        return [(None, int64(known // columns))] if known % columns == 0 else [(None, None)]
-    return [(tirx.floormod(size, columns) == 0, T.bind(tirx.floordiv(size, columns))), (tirx.floormod(size, columns) != 0, None)]
+def multiple(size: Expr, of: int) -> Expr:
+    return tirx.floormod(size, of) == 0 if of > 1 else tirx.const(True, "bool")
 
 
 @dataclass(frozen=True)
@@ -203,7 +233,7 @@ class Arena:
     def __init__(self, wanted: Sequence[tuple[Sequence[Expr], str]]) -> None:
         offsets: list[Expr] = [int64(0)]
         for shape, kind in wanted:
-            words = tirx.floordiv(common.product(shape) * find_dtype(kind).itemsize + 15, 16) * 4
+            words = tirx.floordiv(product(shape) * itemsize(kind) + 15, 16) * 4
             offsets.append(offsets[-1] + words)
         whole = T.alloc_buffer((offsets[-1],), "float32", scope="shared.dyn")
         # TVM shrinks an allocation to what it sees accessed: show it the last element.

@@ -1,59 +1,144 @@
-"""Lines along the contiguous axis, for a forward or an adjoint scan: which kernels there are and who gets which size."""
+"""Lines along the contiguous axis, for any scan: the kernels of a function, and which sizes each of them gets.
+
+W <= 32 V             a warp's width per line, several lines (channels) side by side in a block
+W <= threads * V      a block per line
+beyond                a block per line, striding over it, the line in shared memory
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from tvm import tirx
-from tvm.tirx.script import builder as T
 
 from treadle.ir import Program
 from treadle.ir.dims import constant
 from treadle.ir.expr import Expr
 from treadle.ir.scan import Scan
-from treadle.schedules.cpu import scan_common as common
 from treadle.schedules.emit import Function
+from treadle.schedules.scan import channels, registers, step, strided
 from treadle.schedules.scan import kernel as k
-from treadle.schedules.scan import registers, strided
-from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
+#: most registers of a thread; static shared memory of a block, bytes
+REGISTERS = 255
+STATIC_SHARED = 48 << 10
+
+
+class Point(Protocol):
+    threads: int
+    columns: int
+    ahead: int
+
+
 @dataclass(frozen=True)
-class Knobs:
-    threads: int = knob(256, (32, 64, 128, 256, 512, 1024), "threads of a block; on a long line all of them")
-    columns: int = knob(4, (1, 2, 4, 8), "consecutive columns of a thread")
-    ahead: int = knob(1, (1, 3), "steps that loads run ahead")
+class Budget:
+    """What a kernel is expected to take: registers of a thread (never less than the compiler reports), shared bytes."""
+
+    registers: int
+    shared: int
 
 
 def applies(program: Program) -> bool:
+    """Whether the lines of a scan lie along the contiguous axis."""
     scan = program.scan
-    return scan is not None and all(common.runs_along(o.index, len(scan.sizes), scan.line) for o in scan.outputs)
+    return scan is not None and step.contiguous(scan, scan.line, *scan.outputs)
 
 
-def legal(program: Program, target: Target, point: Knobs) -> list[str]:
-    return registers.refusals(program.scan)
+def shapes(scan: Scan, point: Point) -> list[registers.Shape]:
+    """The register kernels, short lines first. A width known beforehand gets no more threads than it has columns for."""
+    across, width = min(32, point.threads), constant(scan.width)
+    while width is not None and across > 4 and across // 2 * point.columns >= width:
+        across //= 2
+    short = registers.Shape(across, point.threads // across, point.columns, point.ahead)
+    long = registers.Shape(point.threads, 1, point.columns, point.ahead)
+    return [short] if short.longest == long.longest else [short, long]
 
 
-def default(program: Program, target: Target) -> Knobs:
-    return Knobs()
+def budget(scan: Scan, point: Point) -> Budget:
+    held = len(registers.held(scan)) * point.columns * (point.ahead + 1)
+    carried = (2 * (len(scan.terms) if registers.pushed(scan) else 1) + len(scan.outputs)) * point.columns
+    return Budget(held + carried + 40, max(registers.shared_bytes(scan, s) for s in shapes(scan, point)))
 
 
-def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
+def legal(program: Program, target: Target, point: Point) -> list[str]:
+    scan = program.scan
+    assert scan is not None
+    reasons = [*step.refusals(scan), *registers.refusals(scan), *channels.refusals(scan)]
+    if reasons:
+        return reasons
+    need = budget(scan, point)
+    reasons += fits(target, need.registers, point.threads)
+    if need.shared > STATIC_SHARED:
+        reasons.append(f"edges take {need.shared} bytes of static shared memory; a block has {STATIC_SHARED}")
+    known = constant(scan.width)
+    if known is not None and known > max(s.longest for s in shapes(scan, point)):
+        reasons += strided.refusals(scan, target)
+    return reasons
+
+
+def default(program: Program, target: Target, knobs: Callable[..., Point], widest: int) -> Point:
+    """The widest columns that 16 bytes hold and a known width is a multiple of; threads enough for it, 256 for any width."""
+    scan = program.scan
+    assert scan is not None
+    columns = min(widest, k.VECTOR // k.itemsize(program.dtype))
+    width = constant(scan.width)
+    while width is not None and width % columns:
+        columns //= 2
+    for threads in (256, 512, 1024):
+        point = knobs(threads=threads, columns=columns)
+        if width is None or threads * columns >= width:
+            return point if not legal(program, target, point) else knobs(columns=columns)
+    return knobs(columns=columns)
+
+
+def fits(target: Target, registers_: int, threads: int) -> list[str]:
+    reasons = []
+    if registers_ > REGISTERS:
+        reasons.append(f"a thread would need about {registers_} registers; it has {REGISTERS}")
+    for gpu in target.gpus:
+        if registers_ * threads > gpu.registers:
+            reasons.append(
+                f"{threads} threads of about {registers_} registers exceed the {gpu.registers} registers of {gpu.arch}"
+            )
+    return reasons
+
+
+def schedule(program: Program, target: Target, point: Point) -> tirx.PrimFunc:
+    assert program.scan is not None
     function = Function(program)
-    scan = program.scan
     with function as buffers:
-        emit(scan, buffers, point)
+        whole(program, program.scan, buffers, lambda scan, seen: _kernels(program, target, scan, seen, point))
     return function.primfunc
 
 
-def emit(scan, buffers, point):
-    short = registers.Shape(32, point.threads // 32, point.columns, point.ahead)
-    long = registers.Shape(point.threads, 1, point.columns, point.ahead)
-    for fits, pieces in k.widths(scan.width, point.columns):
-        with k.when(k.both(fits, scan.width <= short.longest)):
-            registers.emit(scan, buffers, short, pieces)
-        if long.threads > 32:
-            with k.when(k.both(fits, scan.width > short.longest, scan.width <= long.longest)):
-                registers.emit(scan, buffers, long, pieces)
-    with k.when(scan.width > long.longest):
-        strided.emit(scan, buffers, point.threads)
+def whole(
+    program: Program, scan: Scan, buffers: dict[str, tirx.Var], kernels: Callable[[Scan, dict[str, tirx.Var]], None]
+) -> None:
+    """All kernels of a scan: as it stands where no results are shared, else the scan first and the sums after it."""
+    separate = channels.separate(scan)
+    if separate is None:
+        kernels(scan, buffers)
+        return
+
+    def apart() -> None:
+        kernels(*channels.leaving(scan, buffers))
+        channels.emit(scan, buffers)
+
+    k.choose(program, [(separate, lambda: kernels(scan, buffers)), (tirx.Not(separate), apart)])
+
+
+def _kernels(program: Program, target: Target, scan: Scan, buffers: dict[str, tirx.Var], point: Point) -> None:
+    divides = k.multiple(scan.width, point.columns)
+    pieces: Expr = tirx.floordiv(scan.width, point.columns)
+    cases: list[tuple[Expr, Callable[[], None]]] = []
+    longer: Expr = tirx.const(True, "bool")
+    for shape in shapes(scan, point):
+        here = tirx.all(longer, scan.width <= shape.longest)
+        cases.append((tirx.all(divides, here), lambda s=shape: registers.emit(scan, buffers, s, pieces)))
+        cases.append((tirx.all(tirx.Not(divides), here), lambda s=shape: registers.emit(scan, buffers, s, None)))
+        longer = scan.width > shape.longest
+    cases.append((longer, lambda: strided.emit(scan, buffers, point.threads, target)))
+    k.choose(program, cases)

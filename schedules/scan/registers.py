@@ -26,9 +26,9 @@ from tvm.tirx.script import builder as T
 from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Read, Scan
-from treadle.schedules.cpu import scan_common as common
 from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan.kernel import Stream, int64
+from treadle.schedules.scan.step import Cell, Step, contiguous, reach, reads, step_of
 
 
 @dataclass(frozen=True)
@@ -47,31 +47,25 @@ class Shape:
 
 def pushed(scan: Scan) -> bool:
     """Whether weights are read where the carry comes from."""
-    return any(r.back > 0 for t in scan.terms for r in _weights(scan, t.weight))
+    return any(r.back > 0 for t in scan.terms for r in reads(scan, t.weight))
 
 
 def refusals(scan: Scan) -> list[str]:
     reasons = []
-    if common.reach(scan) > 1:
-        reasons.append(f"the step looks {common.reach(scan)} along the line: a thread keeps one value of each neighbour")
-    if scan.init is not None or scan.flush is not None:
-        reasons.append("an initial carry: this schedule starts every line from nothing")
+    if reach(scan) > 1:
+        reasons.append(f"the step looks {reach(scan)} along the line: a thread keeps one value of each neighbour")
     for term in scan.terms:
-        places = {(r.back, r.shift) for r in _weights(scan, term.weight)}
-        if pushed(scan) and places - {(1, term.offset)} or not pushed(scan) and places - {(0, 0)}:
+        places = {(r.back, r.shift) for r in reads(scan, term.weight)}
+        if (pushed(scan) and places - {(1, term.offset)}) or (not pushed(scan) and places - {(0, 0)}):
             reasons.append(f"the weight at offset {term.offset} is read neither where the carry comes from nor where it goes")
-    if any(not common.runs_along(r.index, len(scan.sizes), scan.line) for r in (*common.used_reads(scan), *scan.outputs)):
+    if not contiguous(scan, scan.line):
         reasons.append("a tensor is not contiguous along the line")
     return reasons
 
 
-def _weights(scan: Scan, weight: Expr) -> list[Read]:
-    return [scan.reads[n] for n, s in scan.symbols.items() if ex.depends(weight, s)]
-
-
 def held(scan: Scan) -> list[Stream]:
     """What a thread keeps of memory: each row it needs, at the step it needs it, once."""
-    home = [replace(r, back=0, shift=0) if r.back > 0 else r for r in common.used_reads(scan)]
+    home = [replace(r, back=0, shift=0) if r.back > 0 else r for r in reads(scan)]
     return k.streams(home)
 
 
@@ -174,52 +168,52 @@ class _Line:
 
     def _compute(self, step: Expr, u: int, tx: Expr, ty: Expr) -> None:
         scan = self.scan
-        new = T.sblock_alloc_buffer((self.shape.lanes, self.shape.threads, self.shape.columns), CARRY, scope="local") \
-            if self.pushed else self.carried[u % 2][0]
-        for kind in common.kinds(scan, step):
-            with k.when(kind.when):
-                for v in range(self.shape.columns):
-                    cell = self._cell(kind, u, tx, ty, v)
-                    value = ex.add(cell.value(scan.source), self._carried_in(cell, u, tx, ty, v))
-                    T.buffer_store(new, value, [ty, tx, v])
-                    for output, out in zip(scan.outputs, self.out, strict=True):
-                        result = cell.value(output.value, new[ty, tx, v])
-                        T.buffer_store(out, result.astype(output.tensor.dtype), [ty, tx, v])
+        new = (
+            T.sblock_alloc_buffer((self.shape.lanes, self.shape.threads, self.shape.columns), CARRY, scope="local")
+            if self.pushed
+            else self.carried[u % 2][0]
+        )
+        around = step_of(scan, step)
+        for v in range(self.shape.columns):
+            cell = self._cell(around, u, tx, ty, v)
+            T.buffer_store(new, self._carry(cell, u, tx, ty, v), [ty, tx, v])
+            for output, out in zip(scan.outputs, self.out, strict=True):
+                T.buffer_store(out, cell.value(output.value, new[ty, tx, v]).astype(output.tensor.dtype), [ty, tx, v])
         for output, rows, out in zip(scan.outputs, self.out_rows, self.out, strict=True):
             index = output.index(self.block.position(ty, scan.time(step), int64(0)))
             rows.store(rows.row(index), tx, self._exists, out, [ty, tx])
         if self.pushed:
-            always = common.Kind(tirx.const(True, "bool"), True, True, True)
             for term, products in zip(scan.terms, self.carried[u % 2], strict=True):
                 for v in range(self.shape.columns):
-                    weight = self._cell(always, u, tx, ty, v, home=True).value(term.weight)
+                    weight = scan.value(term.weight, lambda r, v=v: self._read(r, u, tx, ty, v, home=True))
                     T.buffer_store(products, ex.mul(weight, new[ty, tx, v]), [ty, tx, v])
 
-    def _cell(self, kind: common.Kind, u: int, tx: Expr, ty: Expr, v: int, home: bool = False) -> common.Cell:
+    def _cell(self, around: Step, u: int, tx: Expr, ty: Expr, v: int) -> Cell:
         """One column. Only the outer ones of a thread can lack a neighbour, unless the line may end inside a thread."""
-        l = tx * self.shape.columns + v
-        border = not home and (not self.wide or v in (0, self.shape.columns - 1))
-        return common.Cell(self.scan, kind, l.astype("int64"), border, lambda r: self._read(r, u, tx, ty, v, home))
+        last, column = self.shape.columns - 1, tx * self.shape.columns + v
 
-    def _read(self, read: Read, u: int, tx: Expr, ty: Expr, v: int, home: bool) -> Expr:
+        def exists(shift: int) -> Expr | None:
+            if shift < 0:
+                return tx > 0 if v == 0 else None
+            return column + shift < self.scan.width if v == last or not self.wide else None
+
+        return Cell(self.scan, around, exists, lambda r: self._read(r, u, tx, ty, v))
+
+    def _read(self, read: Read, u: int, tx: Expr, ty: Expr, v: int, home: bool = False) -> Expr:
         wanted = replace(read, back=0, shift=0) if home else read
         i = next(i for i, s in enumerate(self.streams) if k.same_stream(s.read, wanted))
         return self._beside(i, wanted.shift, u, tx, ty, v, self.loaded[u % self.sets][i])
 
-    def _beside(self, what: int | str, offset: int, u: int, tx: Expr, ty: Expr, v: int, own: tirx.Var, of: int | None = None) -> Expr:
+    def _beside(
+        self, what: int | str, offset: int, u: int, tx: Expr, ty: Expr, v: int, own: tirx.Var, of: int | None = None
+    ) -> Expr:
         if 0 <= v + offset < self.shape.columns:
             return own[ty, tx, v + offset]
         return self.edges[what, offset if of is None else of].read(u % 2, tx, ty)
 
-    def _carried_in(self, cell: common.Cell, u: int, tx: Expr, ty: Expr, v: int) -> Expr:
+    def _carry(self, cell: Cell, u: int, tx: Expr, ty: Expr, v: int) -> Expr:
         before = self.carried[(u + 1) % 2]
         if not self.pushed:
-            return cell.terms(lambda o: self._beside("carry", o, u, tx, ty, v, before[0]))
-        total: Expr = tirx.const(0.0, CARRY)
-        for i, term in enumerate(self.scan.terms if cell.kind.carries else ()):
-            product = self._beside("carry", term.offset, u, tx, ty, v, before[i], of=i)
-            if term.offset and cell.border:
-                exists = self.scan.inside(cell.position + term.offset)
-                product = T.if_then_else(exists, product, tirx.const(0.0, CARRY))
-            total = ex.add(total, product)
-        return total
+            return cell.carry(lambda o: self._beside("carry", o, u, tx, ty, v, before[0]))
+        products = [self._beside("carry", t.offset, u, tx, ty, v, before[i], of=i) for i, t in enumerate(self.scan.terms)]
+        return cell.total([cell.where(cell.beside({t.offset}), p) for t, p in zip(self.scan.terms, products, strict=True)])

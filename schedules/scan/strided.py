@@ -10,26 +10,34 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from treadle.ir import expr as ex
-from treadle.ir.dims import Size
+from treadle.ir.dims import Size, constant
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Read, Scan
-from treadle.schedules.cpu import scan_common as common
 from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan.kernel import int64
+from treadle.schedules.scan.step import Cell, ends, step_of
+from treadle.schedules.target import Target
 
 
-def shared_bytes(width: int) -> int:
-    return 2 * -(-(width + 2) * 4 // 16) * 16
+def longest(target: Target) -> int:
+    """The longest line of which two fp32 rows fit the shared memory of a block."""
+    return min(g.shared_bytes for g in target.gpus) // 32 * 4 - 2
 
 
-def longest(shared: int) -> int:
-    """The longest line that two rows of shared memory hold."""
-    return shared // 32 * 4 - 2
+def refusals(scan: Scan, target: Target) -> list[str]:
+    width = constant(scan.width)
+    if width is not None and width > longest(target):
+        return [f"a line of {width} does not fit shared memory twice in fp32: {target.name} has room for {longest(target)}"]
+    return []
 
 
-def emit(scan: Scan, buffers: dict[str, tirx.Var], threads: int) -> None:
+def emit(scan: Scan, buffers: dict[str, tirx.Var], threads: int, target: Target) -> None:
     width: Size = scan.width
+    limit = longest(target)
+    with T.Assert(
+        width <= limit, f"a line of the scan is longer than {limit}, the most that shared memory holds", "ValueError"
+    ):
+        pass
     with k.grid(scan) as block:
         lines = k.Arena([((width + 2,), CARRY)] * 2).buffers
         with T.serial(int64(0), tirx.floordiv(scan.steps + 1, 2)) as turn:
@@ -50,11 +58,8 @@ def _position(
         return buffers[read.tensor.op.name][*read.index(block.position(ty, scan.time(step - read.back), l + read.shift))]
 
     here = block.position(ty, scan.time(step), l)
-    for kind in common.kinds(scan, step):
-        with k.when(kind.when):
-            cell = common.Cell(scan, kind, l, True, load)
-            value = ex.add(cell.value(scan.source), cell.terms(lambda offset: before[l + offset + 1]))
-            T.buffer_store(now, value, [l + 1])
-            for output in scan.outputs:
-                result = cell.value(output.value, now[l + 1]).astype(output.tensor.dtype)
-                T.buffer_store(buffers[output.tensor.op.name], result, list(output.index(here)))
+    cell = Cell(scan, step_of(scan, step), ends(l, scan.width), load)
+    T.buffer_store(now, cell.carry(lambda offset: before[l + offset + 1]), [l + 1])
+    for output in scan.outputs:
+        result = cell.value(output.value, now[l + 1]).astype(output.tensor.dtype)
+        T.buffer_store(buffers[output.tensor.op.name], result, list(output.index(here)))

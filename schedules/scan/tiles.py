@@ -21,13 +21,11 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from treadle.dtypes import dtype as find_dtype
-from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Output, Read, Scan
-from treadle.schedules.cpu import scan_common as common
 from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan.kernel import Stream, int64
+from treadle.schedules.scan.step import Cell, contiguous, ends, reads, step_of
 
 
 @dataclass(frozen=True)
@@ -45,28 +43,23 @@ class Shape:
 
 
 def refusals(scan: Scan) -> list[str]:
-    reasons = []
-    if scan.init is not None or scan.flush is not None:
-        reasons.append("an initial carry: this schedule starts every line from nothing")
-    if any(not common.runs_along(r.index, len(scan.sizes), scan.axis) for r in (*common.used_reads(scan), *scan.outputs)):
-        reasons.append("a tensor is not contiguous along the walk")
-    return reasons
+    return [] if contiguous(scan, scan.axis) else ["a tensor is not contiguous along the walk"]
 
 
 def columns(scan: Scan, shape: Shape) -> int:
     """Rows that are multiples of this many elements are moved in the widest pieces that any tensor of the scan allows."""
-    sizes = [find_dtype(str(t.tensor.dtype)).itemsize for t in (*common.used_reads(scan), *scan.outputs)]
+    sizes = [k.itemsize(str(t.tensor.dtype)) for t in (*reads(scan), *scan.outputs)]
     return min(shape.steps, k.VECTOR // min(sizes))
 
 
 def pitch(kind: str, steps: int) -> int:
     """Elements between rows of a tile: an odd number of words."""
-    return steps + 4 // find_dtype(kind).itemsize
+    return steps + 4 // k.itemsize(kind)
 
 
 def places(scan: Scan) -> tuple[list[Stream], list[int | None]]:
     """The tiles of a block: its streams, and for each output the stream whose tile it takes over, if any."""
-    streams = k.streams(common.used_reads(scan))
+    streams = k.streams(reads(scan))
     free = [i for i, s in enumerate(streams) if s.shifts == (0,) and s.back == 0]
     taken: list[int | None] = []
     for output in scan.outputs:
@@ -75,7 +68,7 @@ def places(scan: Scan) -> tuple[list[Stream], list[int | None]]:
     return streams, taken
 
 
-def kinds(scan: Scan) -> list[str]:
+def dtypes(scan: Scan) -> list[str]:
     """The dtypes of the tiles of a block: streams, then outputs that found no place."""
     streams, taken = places(scan)
     return [str(s.tensor.dtype) for s in streams] + [
@@ -84,14 +77,8 @@ def kinds(scan: Scan) -> list[str]:
 
 
 def shared_bytes(scan: Scan, shape: Shape) -> int:
-    tiles = sum(-(-shape.longest * pitch(d, shape.steps) * find_dtype(d).itemsize // 16) * 16 for d in kinds(scan))
+    tiles = sum(-(-shape.longest * pitch(d, shape.steps) * k.itemsize(d) // 16) * 16 for d in dtypes(scan))
     return tiles + 2 * -(-(shape.longest + 2) * 4 // 16) * 16
-
-
-def register_words(scan: Scan, shape: Shape) -> int:
-    """32-bit registers that hold the next tile."""
-    per = shape.rows * shape.steps
-    return sum(per * find_dtype(str(s.tensor.dtype)).itemsize // 4 for s in places(scan)[0]) if shape.ahead else 0
 
 
 def emit(scan: Scan, buffers: dict[str, tirx.Var], shape: Shape, wide: bool) -> None:
@@ -101,51 +88,58 @@ def emit(scan: Scan, buffers: dict[str, tirx.Var], shape: Shape, wide: bool) -> 
 
 
 class _Moved:
-    """A tensor on its way between memory and its tile: who moves what. Threads run along the rows."""
+    """A tensor on its way between memory and its tile. Consecutive threads move consecutive pieces of a row.
+
+    Where everything moves in 16-byte pieces, all pieces of a thread are loaded ahead into registers. Single elements are not:
+    each would hold a register and, in nvcc's hands, the 64-bit address of its row, and spill. They are moved in a loop.
+    """
 
     def __init__(self, owner: _Tiles, buffers: dict[str, tirx.Var], end: Read | Output, tile: tirx.Var) -> None:
         self.owner, self.end, self.tile = owner, end, tile
         self.back = getattr(end, "back", 0)
         shape, scan, kind = owner.shape, owner.scan, str(end.tensor.dtype)
         # A tensor read beside the step starts between two pieces of 16 bytes: element by element.
-        self.columns = min(k.VECTOR // find_dtype(kind).itemsize, shape.steps) if owner.wide and not self.back else 1
+        self.columns = min(k.VECTOR // k.itemsize(kind), shape.steps) if owner.wide and not self.back else 1
         self.whole = tirx.floordiv(scan.steps, self.columns)
         self.rows = k.rows(buffers, end.tensor, self.columns, self.whole)
-        self.count = shape.rows * shape.steps // self.columns
+        self.across = shape.steps // self.columns
+        self.ahead = owner.ahead and isinstance(end, Read)
+        self.count = shape.rows * self.across if self.ahead else 1
         self.kept = T.sblock_alloc_buffer((shape.threads, self.count * self.columns), kind, scope="local")
 
-    def _piece(self, tile: Expr, q: int, tx: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+    @property
+    def trips(self) -> Expr:
+        """Pieces of a thread; a short line has fewer."""
+        threads = self.owner.shape.threads
+        return tirx.floordiv(self.owner.scan.width * self.across + (threads - 1), threads).astype("int32")
+
+    def _piece(self, tile: Expr, q: Expr | int, tx: Expr) -> tuple[Expr, Expr, Expr, Expr]:
         """(row, first slot, piece of the row in memory, whether it exists) of a thread's q-th piece."""
         shape, scan = self.owner.shape, self.owner.scan
-        across = shape.steps // self.columns
         number = tx + q * shape.threads
-        row, j = tirx.floordiv(number, across), tirx.floormod(number, across)
-        if scan.reverse:
-            piece = self.whole - across - tile * across + self.back + j
-        else:
-            piece = tile * across - self.back + j
+        row, j = tirx.floordiv(number, self.across), tirx.floormod(number, self.across)
+        first = self.whole - self.across - tile * self.across if scan.reverse else tile * self.across
+        piece = first + (self.back if scan.reverse else -self.back) + j
         there = k.both(self.owner.block.exists, row < scan.width, piece >= 0, piece < self.whole)
         return row, j * self.columns, piece, there
 
-    def load(self, tile: Expr, tx: Expr) -> None:
-        for q in range(self.count):
-            row, _, piece, there = self._piece(tile, q, tx)
-            with k.when(there):
-                self.rows.load(self._row(row), piece, _always, self.kept, [tx], q * self.columns)
+    def exists(self, tile: Expr, q: Expr | int, tx: Expr) -> Expr:
+        return self._piece(tile, q, tx)[3]
 
-    def put(self, tile: Expr, tx: Expr) -> None:
-        for q in range(self.count):
-            row, slot, _, _ = self._piece(tile, q, tx)
-            for c in range(self.columns):
-                T.buffer_store(self.tile, self.kept[tx, q * self.columns + c], [row, slot + c])
+    def load(self, tile: Expr, q: Expr | int, tx: Expr, into: int = 0) -> None:
+        row, _, piece, _ = self._piece(tile, q, tx)
+        self.rows.load(self._row(row), piece, _always, self.kept, [tx], into * self.columns)
 
-    def store(self, tile: Expr, tx: Expr) -> None:
-        for q in range(self.count):
-            row, slot, piece, there = self._piece(tile, q, tx)
-            with k.when(there):
-                for c in range(self.columns):
-                    T.buffer_store(self.kept, self.tile[row, slot + c], [tx, q * self.columns + c])
-                self.rows.store(self._row(row), piece, _always, self.kept, [tx], q * self.columns)
+    def put(self, tile: Expr, q: Expr | int, tx: Expr, out_of: int = 0) -> None:
+        row, slot, _, _ = self._piece(tile, q, tx)
+        for c in range(self.columns):
+            T.buffer_store(self.tile, self.kept[tx, out_of * self.columns + c], [row, slot + c])
+
+    def store(self, tile: Expr, q: Expr, tx: Expr) -> None:
+        row, slot, piece, _ = self._piece(tile, q, tx)
+        for c in range(self.columns):
+            T.buffer_store(self.kept, self.tile[row, slot + c], [tx, c])
+        self.rows.store(self._row(row), piece, _always, self.kept, [tx])
 
     def _row(self, l: Expr) -> Expr:
         return self.rows.row(self.end.index(self.owner.block.position(tirx.const(0, "int32"), int64(0), l)))
@@ -159,8 +153,9 @@ class _Tiles:
     def __init__(self, scan: Scan, buffers: dict[str, tirx.Var], shape: Shape, wide: bool, block: k.Block) -> None:
         self.scan, self.shape, self.wide, self.block = scan, shape, wide, block
         self.streams, self.taken = places(scan)
+        self.ahead = shape.ahead and wide and not any(s.back for s in self.streams)
         wanted: list[tuple[Sequence[Expr], str]] = [
-            ((int64(shape.longest), int64(pitch(d, shape.steps))), d) for d in kinds(scan)
+            ((int64(shape.longest), int64(pitch(d, shape.steps))), d) for d in dtypes(scan)
         ]
         *tiles, before, after = k.Arena([*wanted, *[((int64(shape.longest + 2),), CARRY)] * 2]).buffers
         self.lines = [before, after]
@@ -170,34 +165,51 @@ class _Tiles:
         self.ins = [_Moved(self, buffers, s.read, tile) for s, tile in zip(self.streams, self.tiles, strict=True)]
         self.outs = [_Moved(self, buffers, o, tile) for o, tile in zip(scan.outputs, self.out_tiles, strict=True)]
         self.carry = T.sblock_alloc_buffer((shape.threads, 1), CARRY, scope="local")
-        self.results = T.sblock_alloc_buffer((shape.threads, len(scan.outputs)), CARRY, scope="local")
+        self.results = [T.sblock_alloc_buffer((shape.threads, 1), o.tensor.dtype, scope="local") for o in scan.outputs]
 
     def emit(self) -> None:
-        threads, steps = self.shape.threads, self.shape.steps
+        steps = self.shape.steps
         tiles = tirx.floordiv(self.scan.steps + (steps - 1), steps)
-        if self.shape.ahead:
-            with k.phase(threads) as (tx, _):
-                for moved in self.ins:
-                    moved.load(int64(0), tx)
+        self._load_ahead(int64(0), tiles)
         with T.serial(int64(0), tiles) as tile:
-            with k.phase(threads) as (tx, _):
-                for moved in self.ins:
-                    if not self.shape.ahead:
-                        moved.load(tile, tx)
-                    moved.put(tile, tx)
+            with k.phase(self.shape.threads) as (tx, _):
+                for moved in self.ins if self.ahead else ():
+                    for q in range(moved.count):
+                        moved.put(tile, q, tx, q)
+                for group in self._alike(self.ins) if not self.ahead else ():
+                    with T.serial(0, group[0].trips) as q, k.when(group[0].exists(tile, q, tx)):
+                        for moved in group:
+                            moved.load(tile, q, tx)
+                        for moved in group:
+                            moved.put(tile, q, tx)
             k.barrier()
-            if self.shape.ahead:
-                with k.phase(threads) as (tx, _), k.when(tile + 1 < tiles):
-                    for moved in self.ins:
-                        moved.load(tile + 1, tx)
-            with T.serial(0, steps // 2) as pair:
+            self._load_ahead(tile + 1, tiles)
+            # As many pairs as there are steps left: nvcc then keeps the loop rolled, and its registers for the next tile.
+            left = tirx.floordiv(self.scan.steps - tile * steps + 1, 2)
+            with T.serial(0, tirx.min(int64(steps // 2), left).astype("int32")) as pair:
                 for u in range(2):
                     self._step(tile, pair * 2 + u, u)
-            with k.phase(threads) as (tx, _):
-                for moved in self.outs:
-                    moved.store(tile, tx)
+            with k.phase(self.shape.threads) as (tx, _):
+                for group in self._alike(self.outs):
+                    with T.serial(0, group[0].trips) as q, k.when(group[0].exists(tile, q, tx)):
+                        for moved in group:
+                            moved.store(tile, q, tx)
             if any(at is not None for at in self.taken):
                 k.barrier()
+
+    def _load_ahead(self, tile: Expr, tiles: Expr) -> None:
+        if self.ahead:
+            with k.phase(self.shape.threads) as (tx, _), k.when(tile < tiles):
+                for group in self._alike(self.ins):
+                    for q in range(group[0].count):
+                        with k.when(group[0].exists(tile, q, tx)):
+                            for moved in group:
+                                moved.load(tile, q, tx, q)
+
+    @staticmethod
+    def _alike(moved: list[_Moved]) -> list[list[_Moved]]:
+        """Tensors whose pieces are the same in number and place: they share a loop and its conditions."""
+        return [[m for m in moved if (m.across, m.back) == at] for at in sorted({(m.across, m.back) for m in moved})]
 
     def _step(self, tile: Expr, i: Expr, u: int) -> None:
         step = tile * self.shape.steps + i
@@ -215,14 +227,11 @@ class _Tiles:
             return self.tiles[i][row + read.shift, slot]
 
         carry = self.carry[tx, 0]
-        for kind in common.kinds(self.scan, step):
-            with k.when(kind.when):
-                cell = common.Cell(self.scan, kind, row.astype("int64"), True, load)
-                value = ex.add(cell.value(self.scan.source), cell.terms(lambda o: self.lines[1 - u][row + o + 1]))
-                T.buffer_store(self.carry, value, [tx, 0])
-                for n, output in enumerate(self.scan.outputs):
-                    T.buffer_store(self.results, cell.value(output.value, carry), [tx, n])
+        cell = Cell(self.scan, step_of(self.scan, step), ends(row, self.scan.width), load)
+        T.buffer_store(self.carry, cell.carry(lambda o: self.lines[1 - u][row + o + 1]), [tx, 0])
+        for output, result in zip(self.scan.outputs, self.results, strict=True):
+            T.buffer_store(result, cell.value(output.value, carry).astype(output.tensor.dtype), [tx, 0])
         T.buffer_store(self.lines[u], carry, [row + 1])
         # Only now: a result may take the place of a tensor that another result is made from.
-        for n, (output, out) in enumerate(zip(self.scan.outputs, self.out_tiles, strict=True)):
-            T.buffer_store(out, self.results[tx, n].astype(output.tensor.dtype), [row, slot])
+        for out, result in zip(self.out_tiles, self.results, strict=True):
+            T.buffer_store(out, result[tx, 0], [row, slot])

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import treadle
 from safetensors.numpy import load_file
+
+import treadle
 from treadle import models
 from treadle.api import compile_graph
 from treadle.codegen import weights
@@ -82,7 +83,11 @@ def test_weights_round_trip_through_a_file(tmp_path, graph):
         (lambda w: w.update(extra=np.zeros(3, np.float32)), UnknownNameError, ["extra"]),
         (lambda w: w.update({"norm.bias": np.zeros(7, np.float32)}), ArgumentError, ["norm.bias", "[7]", "[192]"]),
         (lambda w: w.update({"norm.bias": np.zeros(192, np.int32)}), ArgumentError, ["norm.bias", "int32", "float32"]),
-        (lambda w: w.update({"norm.bias": np.full(192, np.nan, np.float32)}), ArgumentError, ["norm.bias", "not finite", "192 of 192"]),
+        (
+            lambda w: w.update({"norm.bias": np.full(192, np.nan, np.float32)}),
+            ArgumentError,
+            ["norm.bias", "not finite", "192 of 192"],
+        ),
     ],
 )
 def test_bad_weights_are_named(graph, damage, error, words):

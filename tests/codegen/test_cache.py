@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+
 from treadle.codegen.cache import Cache, digest
 
 

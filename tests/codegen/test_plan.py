@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from treadle import models
 from treadle.codegen.plan import ALIGN, plan
 from treadle.dtypes import dtype

@@ -5,12 +5,19 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from treadle.errors import ArgumentError
-from treadle.ir import expr as ex
 from tvm import tirx
 
+from treadle.errors import ArgumentError
+from treadle.ir import expr as ex
+
 X, Y = tirx.Var("x", "float32"), tirx.Var("y", "float32")
-FUNCTIONS = {"exp": math.exp, "tanh": math.tanh, "log": math.log, "sqrt": math.sqrt, "sigmoid": lambda v: 1 / (1 + math.exp(-v))}
+FUNCTIONS = {
+    "exp": math.exp,
+    "tanh": math.tanh,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+}
 
 
 def number(expr, x, y):

@@ -1,6 +1,7 @@
 """Graphs: shapes and dtypes checked as nodes are added, views, dead nodes, outputs."""
 
 import pytest
+
 from treadle.errors import ArgumentError, BoundsError
 from treadle.ir.graph import Graph, Init
 

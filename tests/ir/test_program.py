@@ -1,6 +1,7 @@
 """Programs: building, binding, attributes, cost, and the words of their refusals."""
 
 import pytest
+
 from treadle.errors import ArgumentError, BoundsError, UnknownNameError
 from treadle.ir import build, definitions
 from treadle.ir import dims as dm

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-import treadle
 from safetensors.torch import load_file
+
+import treadle
 from treadle import models
 from treadle.dtypes import dtype as find_dtype
 from treadle.errors import ArgumentError, BoundsError, UnknownNameError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import treadle
 from treadle import models
 
@@ -48,6 +49,10 @@ def test_base_install_runs_a_bundle(python, tmp_path):
 
 
 def test_base_install_says_what_the_compiler_needs(python, tmp_path):
-    done = run(python, tmp_path, "import treadle\ntry:\n    treadle.compile('scan.gspn')\nexcept treadle.errors.ToolchainError as e:\n    print(e)")
+    done = run(
+        python,
+        tmp_path,
+        "import treadle\ntry:\n    treadle.compile('scan.gspn')\nexcept treadle.errors.ToolchainError as e:\n    print(e)",
+    )
     assert done.returncode == 0, done.stderr
     assert "treadle[compiler]" in done.stdout

@@ -169,9 +169,7 @@ def test_the_first_library_this_cpu_can_run_is_taken(tiny: Path) -> None:
 @pytest.mark.usefixtures("no_dlopen")
 def test_devices(tiny: Path) -> None:
     for device in ("cuda:0", "ptx:sm_90a", "emulate:sm_90a"):
-        with pytest.raises(
-            ArchError, match=f"no library for device {device}: given targets cpu, .*treadle compile tiny"
-        ):
+        with pytest.raises(ArchError, match=f"no library for device {device}: given targets cpu, .*treadle compile tiny"):
             load(tiny, device=device)
     for device in ("gpu", "cuda:x", "cpu:0", "ptx", ""):
         with pytest.raises(UnknownNameError, match=r"unknown device.*one of cpu, cuda:N, ptx:ARCH"):
@@ -183,9 +181,7 @@ def test_devices(tiny: Path) -> None:
 
 def test_weights_of_every_dtype_keep_their_bits_and_are_not_copied(tiny: Path) -> None:
     dtypes = ["float32", "float16", "float64", "int32", "int64", "uint8", "int8", "bool", "bfloat16"]
-    arrays = {
-        name: np.random.default_rng(0).integers(0, 2, (3, 5)).astype(getattr(ml_dtypes, name, name)) for name in dtypes
-    }
+    arrays = {name: np.random.default_rng(0).integers(0, 2, (3, 5)).astype(getattr(ml_dtypes, name, name)) for name in dtypes}
     # safetensors' numpy bridge cannot write float8: write the bytes as uint8 and rename the dtype.
     float8 = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
     for name in float8:

@@ -121,9 +121,7 @@ def test_newer_schema_says_which_release_reads_it() -> None:
     document = json.loads(MANIFEST.to_json())
     document |= {"schema": 2, "something": "new"}
     document["producer"]["treadle"] = "0.9.0"
-    with pytest.raises(
-        BundleError, match=r"given schema 2, expected schema 1 or older. Install treadle 0.9.0 or newer"
-    ):
+    with pytest.raises(BundleError, match=r"given schema 2, expected schema 1 or older. Install treadle 0.9.0 or newer"):
         Manifest.from_json(json.dumps(document))
     document["producer"] = "restructured"
     with pytest.raises(BundleError, match="Install treadle the release that wrote it or newer"):

@@ -152,9 +152,7 @@ def test_a_bare_size_is_preferred_to_a_multiple() -> None:
 
 def test_alignment_below_the_element_and_below_the_entry() -> None:
     raw = np.zeros(2 * 3 * 8 * 4 + 1, np.uint8)
-    with pytest.raises(
-        AlignmentError, match=r"input 'image' starts at.*aligned to \d+ bytes, expected a multiple of 4 b"
-    ):
+    with pytest.raises(AlignmentError, match=r"input 'image' starts at.*aligned to \d+ bytes, expected a multiple of 4 b"):
         SIGNATURE.bind(good(image=np.ndarray((2, 3, 8), np.float32, buffer=raw, offset=1)))
     with pytest.raises(AlignmentError, match=r"input 'gate'.*aligned to 4 bytes, expected a multiple of 16 bytes"):
         SIGNATURE.bind(good(gate=ALIGNED[1:3]))
@@ -164,9 +162,7 @@ def test_torch_arguments() -> None:
     torch = pytest.importorskip("torch")
     image = torch.zeros(2, 3, 8)
     assert SIGNATURE.bind(good(image=image)).framework is TORCH
-    with pytest.raises(
-        ArgumentError, match=r"given torch.float64, expected float32. Cast it with image.to\(torch.float32\)"
-    ):
+    with pytest.raises(ArgumentError, match=r"given torch.float64, expected float32. Cast it with image.to\(torch.float32\)"):
         SIGNATURE.bind(good(image=image.double()))
     with pytest.raises(ArgumentError, match=r"strides \(24, 1, 3\).*call .contiguous\(\)"):
         SIGNATURE.bind(good(image=torch.zeros(2, 8, 3).transpose(1, 2)))

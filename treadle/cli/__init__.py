@@ -65,7 +65,8 @@ _verb(_cache, "prune", cache.prune)
 
 
 def _verbs() -> list[str]:
-    return [v.name for v in (*app.registered_commands, *app.registered_groups) if isinstance(v.name, str)]
+    names = [c.name for c in app.registered_commands] + [g.name for g in app.registered_groups]
+    return [n for n in names if isinstance(n, str)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

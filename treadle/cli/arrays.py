@@ -11,7 +11,7 @@ import numpy as np
 from treadle.dtypes import dtype as find_dtype
 from treadle.errors import ArgumentError, TreadleError
 from treadle.runtime.manifest import Dim, TensorSpec
-from treadle.runtime.weights import _views as read_arrays
+from treadle.runtime.weights import read_arrays
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +34,9 @@ def read(file: Path, spec: TensorSpec, dims: Mapping[str, Dim]) -> tuple[Array, 
         if isinstance(wrong, TreadleError):
             raise
         raise ArgumentError(
-            f"input {spec.name}: file {file} cannot be read", given=" ".join(str(wrong).split())[:200], expected=f"a {kind} file"
+            f"input {spec.name}: file {file} cannot be read",
+            given=" ".join(str(wrong).split())[:200],
+            expected=f"a {kind} file",
         ) from None
     return np.ascontiguousarray(array), []
 
@@ -50,7 +52,9 @@ def write(folder: Path, name: str, array: Array) -> Path:
 
             save_file({name: array}, file := folder / f"{name}.safetensors")
     except OSError as denied:
-        raise ArgumentError(f"output {name} cannot be written to {folder}", given=str(denied), expected="a writable folder") from None
+        raise ArgumentError(
+            f"output {name} cannot be written to {folder}", given=str(denied), expected="a writable folder"
+        ) from None
     return file
 
 
@@ -58,7 +62,9 @@ def _tensor(file: Path, name: str) -> Array:
     """The tensor called `name`, or the only one there is."""
     found = read_arrays(file)
     if name not in found and len(found) != 1:
-        raise ArgumentError(f"file {file}", given=f"tensors {', '.join(found) or 'none'}", expected=f"one tensor, or one named {name}")
+        raise ArgumentError(
+            f"file {file}", given=f"tensors {', '.join(found) or 'none'}", expected=f"one tensor, or one named {name}"
+        )
     return found[name] if name in found else next(iter(found.values()))
 
 
@@ -85,5 +91,7 @@ def _picture(file: Path, spec: TensorSpec, dims: Mapping[str, Dim]) -> tuple[Arr
     image = ((kept / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
     said = [f"{file.name}: RGB scaled to -1..1 as {spec.dtype}"]
     if tuple(size) != pixels.shape[:2]:
-        said.append(f"{file.name}: cropped from {pixels.shape[0]} x {pixels.shape[1]} to {size[0]} x {size[1]} about its centre")
+        said.append(
+            f"{file.name}: cropped from {pixels.shape[0]} x {pixels.shape[1]} to {size[0]} x {size[1]} about its centre"
+        )
     return np.ascontiguousarray(image.astype(find_dtype(spec.dtype).numpy)), said

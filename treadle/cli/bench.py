@@ -15,10 +15,13 @@ from treadle.cli.output import Reply, table, working
 
 def bench(
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROGRAM|MODEL]...", help="scan.gspn, gemm.linear, cgspn:CONFIG or plan; all unless named.")
+        list[str] | None,
+        typer.Argument(metavar="[PROGRAM|MODEL]...", help="scan.gspn, gemm.linear, cgspn:CONFIG or plan; all unless named."),
     ] = None,
     target: flags.Target = "cpu",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the result as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the result as JSON.")
+    ] = None,
 ) -> Reply:
     """Measure kernels, models and the plan, beside torch and the machine's copy bandwidth."""
     with working("loading the compiler") as say:

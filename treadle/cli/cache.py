@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ def ls() -> Reply:
     from treadle.codegen.cache import Cache
 
     cache = Cache.default()
-    found = [{"key": key, "bytes": count, "sound": sound} for key, count, sound in cache.entries()]
+    found: list[dict[str, Any]] = [{"key": key, "bytes": count, "sound": sound} for key, count, sound in cache.entries()]
     rows = [(f["key"][:16], size(f["bytes"]), "" if f["sound"] else "damaged") for f in found]
     total = sum(f["bytes"] for f in found)
     result = {"folder": str(cache.root), "bytes": total, "entries": found}
@@ -26,7 +26,9 @@ def verify() -> Reply:
     """Compare every entry with its digests; exit 1 where one is damaged."""
     reply = ls()
     damaged = [e["key"] for e in reply.result["entries"] if not e["sound"]]
-    said = f"damaged: {', '.join(k[:16] for k in damaged)}; `treadle cache prune` removes them" if damaged else "all digests match"
+    said = (
+        f"damaged: {', '.join(k[:16] for k in damaged)}; `treadle cache prune` removes them" if damaged else "all digests match"
+    )
     return Reply({**reply.result, "damaged": damaged}, [*reply.shown[1:], said], 1 if damaged else 0)
 
 

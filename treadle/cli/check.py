@@ -34,5 +34,11 @@ def check(
         shown.append(f"and {len(wrong) - 10} more; --json lists all")
     total = sum(v.cases for v in verdicts)
     shown.append(f"{total} cases with seed {seed} on {target}: {len(wrong)} mismatches")
-    result = {"target": target, "seed": seed, "cases": total, "mismatches": len(wrong), "programs": [asdict(v) for v in verdicts]}
+    result = {
+        "target": target,
+        "seed": seed,
+        "cases": total,
+        "mismatches": len(wrong),
+        "programs": [asdict(v) for v in verdicts],
+    }
     return Reply(result, shown, _MISMATCH if wrong else 0)

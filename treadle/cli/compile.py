@@ -10,13 +10,16 @@ from typing import Annotated
 import typer
 
 from treadle.cli import flags
+from treadle.cli.doctor import cache_problem
 from treadle.cli.failure import UsageError
-from treadle.cli.output import Reply, table, working
+from treadle.cli.output import Reply, note, table, working
 from treadle.cli.units import size
 
 
 def compile_(
-    what: Annotated[str, typer.Argument(metavar="PROGRAM|MODEL[:CONFIG]", help="A name of `treadle list` or `treadle models`.")],
+    what: Annotated[
+        str, typer.Argument(metavar="PROGRAM|MODEL[:CONFIG]", help="A name of `treadle list` or `treadle models`.")
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.treadle", help="The bundle to write.")],
     target: flags.Target = "cpu",
     dtype: flags.DType = "float32",
@@ -25,12 +28,16 @@ def compile_(
         list[str] | None, typer.Option("--dim", metavar="NAME=N|LO..HI", help="Fix or bound a dimension; may be repeated.")
     ] = None,
     weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Weights, a safetensors file.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw random weights from this seed (0 unless given).")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Draw random weights from this seed (0 unless given).")
+    ] = None,
 ) -> Reply:
     """Compile a program or a model into a bundle."""
     dims = flags.dims(dim)
     if weights is not None and seed is not None:
         raise UsageError("--weights and --seed exclude each other", given="both", expected="one, or neither for seed 0")
+    if problem := cache_problem():
+        note(problem)
     started = time.perf_counter()
     with working(f"compiling {what}") as say:
         from treadle.api import compile_graph

@@ -74,13 +74,19 @@ def _toolchain() -> Finding:
         return Finding("c++ compiler", "not usable", str(wrong))
 
 
-def _cache() -> list[Finding]:
+def cache_problem() -> str | None:
+    """Why compiled code cannot be kept, if it cannot."""
     root = settings.cache_dir
     existing = next((p for p in (root, *root.parents) if p.exists()), root)
-    writable = os.access(existing, os.W_OK | os.X_OK)
-    problem = None if writable else "make it writable, or set TREADLE_CACHE_DIR; until then everything is compiled anew"
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return None
+    return f"the cache {root} cannot be written, so everything is compiled anew: make it writable or set TREADLE_CACHE_DIR"
+
+
+def _cache() -> list[Finding]:
+    root = settings.cache_dir
     held = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.is_dir() else 0
-    return [Finding("cache", f"{root}, {size(held)}", problem)]
+    return [Finding("cache", f"{root}, {size(held)}", cache_problem())]
 
 
 def _settings() -> list[Finding]:
@@ -91,7 +97,7 @@ def _settings() -> list[Finding]:
         except TreadleError as wrong:
             found.append(Finding(variable.name, str(wrong.given), str(wrong)))
         else:
-            found.append(Finding(variable.name, f"{'unset' if value is None else value}  ({variable.meaning})"))
+            found.append(Finding(variable.name, f"{'unset' if value in (None, '') else value}  ({variable.meaning})"))
     return found
 
 

@@ -7,7 +7,14 @@ from typer import TyperException
 from treadle.errors import ToolchainError, TreadleError
 
 #: Modules a base install lacks, and the extra that brings each.
-_EXTRAS = {"tvm": "compiler", "networkx": "compiler", "filelock": "compiler", "torch": "torch", "PIL": "image", "skimage": "image"}
+_EXTRAS = {
+    "tvm": "compiler",
+    "networkx": "compiler",
+    "filelock": "compiler",
+    "torch": "torch",
+    "PIL": "image",
+    "skimage": "image",
+}
 
 
 class UsageError(TreadleError):
@@ -36,5 +43,6 @@ def understood(wrong: Exception, verb: str | None) -> TreadleError:
         return TreadleError(f"the system refuses{where}", given=wrong.strerror)
     text = " ".join(str(wrong).split())[:300] or "no message"
     return TreadleError(
-        f"unexpected {type(wrong).__name__}: {text}", hint="TREADLE_DEBUG=1 shows the traceback; please report it with the command."
+        f"unexpected {type(wrong).__name__}: {text}",
+        hint="TREADLE_DEBUG=1 shows the traceback; please report it with the command.",
     )

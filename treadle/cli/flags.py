@@ -51,7 +51,11 @@ def attrs(given: Iterable[str] | None, defaults: Mapping[str, Any]) -> dict[str,
 
 
 def _typed(name: str, text: str, kind: type) -> Any:
-    readers: dict[type, Callable[[str], Any]] = {bool: {"true": True, "false": False}.__getitem__, int: int, float: float}
+    readers: dict[type, Callable[[str], Any]] = {
+        bool: lambda t: {"true": True, "false": False}[t.lower()],
+        int: int,
+        float: float,
+    }
     try:
         return readers.get(kind, str)(text)
     except (ValueError, KeyError):

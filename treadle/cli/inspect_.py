@@ -54,7 +54,8 @@ def _summary(bundle: Bundle) -> Reply:
     dims = [(n, f"{d.lo}..{d.hi}", d.step, ", ".join(d.one_of)) for n, d in m.dims.items()]
     files = [(name, size(s.size)) for name, s in bundle.sums.items()]
     shown: list[RenderableType] = [
-        f"[bold]{escaped(m.name)}[/]  for {', '.join(x.target for x in m.libraries)}; {len(m.weights)} weights; all digests match",
+        f"[bold]{escaped(m.name)}[/]  for {', '.join(x.target for x in m.libraries)}; {len(m.weights)} weights; "
+        "all digests match",
         escaped("by " + ", ".join(f"{n} {v}" for n, v in m.producer.items())),
         "",
         table(["entry", "", "name", "dtype", "shape"], tensors),
@@ -91,5 +92,7 @@ def _mathematics(bundle: Bundle) -> Reply:
 
 def _read(bundle: Bundle, file: str) -> str:
     if file not in bundle.sums:
-        raise BundleError(f"bundle {bundle.path}: {file} is missing", hint=f"Rebuild it with `treadle compile ... -o {bundle.path}`.")
+        raise BundleError(
+            f"bundle {bundle.path}: {file} is missing", hint=f"Rebuild it with `treadle compile ... -o {bundle.path}`."
+        )
     return (bundle.path / file).read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from treadle.cli.output import Reply, table
 
 
@@ -10,7 +12,7 @@ def list_programs() -> Reply:
     from treadle.catalog import schedules
     from treadle.ir import definitions
 
-    found = [
+    found: list[dict[str, Any]] = [
         {"program": d.name, "dtypes": list(d.dtypes), "adjoint": d.adjoint, "schedules": {"cpu": schedules(d)}}
         for d in definitions().values()
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from treadle.cli.output import Reply, table, working
 
@@ -12,14 +13,19 @@ def models() -> Reply:
     from treadle.catalog import parameters
     from treadle.models import SYSTEMS, build, configurations
 
-    found = []
+    found: list[dict[str, Any]] = []
     with working("counting parameters") as say:
         for system in SYSTEMS:
             for name, config in configurations(system).items():
                 say(f"counting parameters of {system}:{name}")
                 graph = build(system, name)
                 found.append(
-                    {"model": f"{system}:{name}", "parameters": parameters(graph), "nodes": len(graph.nodes), "configuration": asdict(config)}
+                    {
+                        "model": f"{system}:{name}",
+                        "parameters": parameters(graph),
+                        "nodes": len(graph.nodes),
+                        "configuration": asdict(config),
+                    }
                 )
     rows = [
         (

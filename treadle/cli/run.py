@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,11 @@ from treadle.errors import UnknownNameError
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `treadle compile` wrote.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The folder that receives one file per output.")],
-    input: Annotated[  # noqa: A002 - the flag's name
+    input: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=FILE", help="An array (.npy, .safetensors) or a picture (.png, .jpg); repeat per input."),
+        typer.Option(
+            "--input", metavar="NAME=FILE", help="An array (.npy, .safetensors) or a picture (.png, .jpg); repeat per input."
+        ),
     ] = None,
     entry: Annotated[str | None, typer.Option("--entry", help="The entry point; the first unless given.")] = None,
     device: Annotated[str, typer.Option("--device", help="Where to run: cpu.")] = "cpu",
@@ -36,7 +38,8 @@ def run(
             raise UnknownNameError.unknown("entry point", entry, entries)
         chosen = entries[entry] if entry else next(iter(entries.values()))
         specs = {t.name: t for t in chosen.inputs}
-        arrays, notes = {}, []
+        arrays: dict[str, Any] = {}
+        notes: list[str] = []
         for name, file in files.items():
             if name not in specs:
                 raise UnknownNameError.unknown(f"input of {chosen.name}", name, specs)

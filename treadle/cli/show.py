@@ -38,7 +38,9 @@ def _shown(facts: dict[str, Any]) -> list[RenderableType]:
         f"adjoint  {facts['adjoint'] or 'none'}",
         *(f"{what:<8} {escaped(facts['cost'][what])}" for what in ("bytes", "flops", "exps")),
         "",
-        table(["", "name", "dtype", "shape"], [(k[:-1], t["name"], t["dtype"], f"[{', '.join(t['shape'])}]") for k, t in tensors]),
+        table(
+            ["", "name", "dtype", "shape"], [(k[:-1], t["name"], t["dtype"], f"[{', '.join(t['shape'])}]") for k, t in tensors]
+        ),
     ]
     if facts["attributes"]:
         rows = [(n, a["value"], _choices(a), a["doc"]) for n, a in facts["attributes"].items()]
@@ -48,7 +50,7 @@ def _shown(facts: dict[str, Any]) -> list[RenderableType]:
     for target, schedules in facts["schedules"].items():
         for s in schedules:
             knobs = [(k["name"], k["default"], ", ".join(map(str, k["choices"])), k["why"]) for k in s["knobs"]]
-            title = escaped(f"{target}: {s['name']} ({s['state']}). {s['doc']}")
+            title = escaped(f"{target}: {s['name']} ({s['state']}). {s['doc']}.")
             shown.append(table(["knob", "default", "choices", "why"], knobs, title) if knobs else f"[bold]{title}[/]")
     return shown
 

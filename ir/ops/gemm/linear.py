@@ -43,14 +43,14 @@ def linear(b: Builder) -> Sequence[te.Tensor]:
 
     r = te.reduce_axis((0, k), "k")
 
-    def product(i, j, l):  # noqa: E741 - the three indices of y, whose order follows its layout
+    def product(i, j, l):
         pos, out = (j, l) if y_rows else (l, j)
         left = x[i, pos, r] if x_rows else x[i, r, pos]
         return te.sum(f32(left) * f32(weight[out, r]), r)
 
     total = te.compute(shape, product, "total")
 
-    def finish(i, j, l):  # noqa: E741
+    def finish(i, j, l):
         value = total[i, j, l]
         if bias is not None:
             value = value + f32(bias[l if y_rows else j])

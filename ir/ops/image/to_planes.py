@@ -18,4 +18,4 @@ def to_planes(b: Builder) -> Sequence[te.Tensor]:
     """Transpose tokens [N,P,C] into planes [N,C,P]."""
     n, p, c = b.dim("N"), b.dim("P"), b.dim("C")
     x = b.arg("x", (n, p, c))
-    return [te.compute((n, c, p), lambda i, j, l: x[i, l, j], "y")]  # noqa: E741
+    return [te.compute((n, c, p), lambda i, j, l: x[i, l, j], "y")]

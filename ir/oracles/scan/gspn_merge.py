@@ -14,4 +14,7 @@ def oracle(attrs: Mapping[str, Any], dtype: torch.dtype, **inputs: torch.Tensor)
 
     names = ("t2b", "b2t", "l2r", "r2l")
     h, u = (torch.stack([inputs[f"{kind}_{d}"].to(dtype) for d in names]) for kind in "hu")
-    return {"y": torch.einsum("d,dncp,dncp->ncp", inputs["merge"].to(dtype), u, h)}
+    y = u * h
+    if attrs["skip"]:
+        y = y + torch.stack([inputs[f"d_{d}"].to(dtype) for d in names]) * inputs["x"].to(dtype)
+    return {"y": torch.einsum("d,dncp->ncp", inputs["merge"].to(dtype), y)}

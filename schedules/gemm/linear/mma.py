@@ -89,16 +89,22 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
     if reasons:
         return reasons
     if not 32 <= point.threads <= 1024:
-        reasons.append(f"{point.bm} x {point.bn} in warp tiles of {point.wm} x {point.wn} takes {point.threads} threads; a block has at most 1024")
+        reasons.append(
+            f"{point.bm} x {point.bn} in warp tiles of {point.wm} x {point.wn} takes {point.threads} threads; a block has at most 1024"
+        )
     for extent, name in ((point.bm, "rows"), (point.bn, "columns")):
         if extent * point.bk // 8 < point.threads // 4:
-            reasons.append(f"a stage of {extent} {name} x {point.bk} steps leaves most of {point.threads} threads nothing to copy")
+            reasons.append(
+                f"a stage of {extent} {name} x {point.bk} steps leaves most of {point.threads} threads nothing to copy"
+            )
     for gpu in target.gpus:
         most = min(255, gpu.registers // max(point.threads, 1))
         if point.registers > most:
             reasons.append(f"{point.registers} registers a thread; {gpu.arch} gives a block of {point.threads} threads {most}")
         if point.shared_bytes > gpu.shared_bytes:
-            reasons.append(f"{point.shared_bytes >> 10} KiB of shared memory; a block on {gpu.arch} has {gpu.shared_bytes >> 10}")
+            reasons.append(
+                f"{point.shared_bytes >> 10} KiB of shared memory; a block on {gpu.arch} has {gpu.shared_bytes >> 10}"
+            )
     return reasons
 
 
@@ -172,7 +178,9 @@ class _Kernel:
             with block.phase() as thread, block.unroll(self.mi) as m, block.unroll(self.ni) as n:
                 self.warp.multiply(sums, (m * self.ni + n) * 4, rows, m * 4, columns, n * 2, thread)
 
-    def load(self, to, first: Expr, shared: tirx.Var, stage: Expr, side: Side, position: Expr, step: Expr, thread: Expr) -> None:
+    def load(
+        self, to, first: Expr, shared: tirx.Var, stage: Expr, side: Side, position: Expr, step: Expr, thread: Expr
+    ) -> None:
         origin = matrix_origin_transposed if side.turned else matrix_origin
 
         def address(lane: Expr) -> Expr:

@@ -6,6 +6,18 @@ only its address arithmetic (divisions by constants) and the shorter runs of mem
 ptxas (nvcc 13.0, sm_90a, 2026-11-24): @REPORT@
 """
 
-from treadle.schedules.gemm.linear.simt import SERIAL, Knobs, applies, default, legal, schedule
+from __future__ import annotations
+
+from dataclasses import replace
+
+from treadle.ir import Program
+from treadle.schedules.gemm.linear import simt as gemm
+from treadle.schedules.gemm.linear.simt import SERIAL, Knobs, applies, legal, schedule
+from treadle.schedules.target import Target
 
 __all__ = ["SERIAL", "Knobs", "applies", "default", "legal", "schedule"]
+
+
+def default(program: Program, target: Target) -> Knobs:
+    """Steps of 8: the addresses of a gather take the registers that a deeper step in flight would need."""
+    return replace(gemm.default(program, target), bk=8)

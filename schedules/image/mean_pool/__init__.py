@@ -1,0 +1,3 @@
+"""CUDA schedules of image.mean_pool."""
+
+ORDER = ("block_rows",)

@@ -1,0 +1,3 @@
+"""CUDA schedules of norm.layer_norm."""
+
+ORDER = ("block_rows",)

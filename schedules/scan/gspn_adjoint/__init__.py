@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.gspn_adjoint; the first that applies is the default."""
+
+ORDER = ("line", "tile")
