@@ -66,7 +66,7 @@ MUTATIONS = {
     "lam and u exchanged": lambda w: w.update(
         {"blocks.0.lam.t2b.weight": w["blocks.0.u.t2b.weight"], "blocks.0.u.t2b.weight": w["blocks.0.lam.t2b.weight"]}
     ),
-    "a bias forgotten": lambda w: w.update({"blocks.3.up.bias": torch.ones(192)}),
+    "a bias forgotten": lambda w: w.update({"blocks.3.up.bias": torch.linspace(-1, 1, 192)}),
     "the last norm forgotten": lambda w: w.update({"norm.weight": 1.001 * w["norm.weight"]}),
 }
 

@@ -109,5 +109,5 @@ def test_settings_table_names_every_variable(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("TREADLE_CACHE_DIR", raising=False)
     assert str(settings.cache_dir) == "/somewhere/treadle"
     assert {variable.name for variable in Settings.table()} == {
-        "TREADLE_DEBUG", "TREADLE_NUM_THREADS", "TREADLE_CACHE_DIR", "TREADLE_CXX",
+        "TREADLE_DEBUG", "TREADLE_NUM_THREADS", "TREADLE_CACHE_DIR", "TREADLE_CXX", "TREADLE_NVCC",
     }  # fmt: skip
