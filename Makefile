@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The public surface: what users import and call.
+TYPED := -p treadle.runtime -p treadle.cli $(addprefix -m treadle.,errors settings dtypes api kernel check ir.program ir.scan ir.graph)
 SOURCES := pyproject.toml setup.py constraints.txt
 
 .PHONY: demo test test-long gpu-kit lint clean
@@ -25,7 +27,7 @@ gpu-kit: .venv/kit.stamp
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	rm -rf build/typecheck && $(PIP) --no-deps --target build/typecheck .
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p treadle
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml $(TYPED)
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "treadle needs Python 3.11 or newer; set PYTHON=..."; exit 1; }

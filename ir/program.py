@@ -42,7 +42,7 @@ class Attr:
         kind = type(self.default)
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise ArgumentError(f"{program}: attribute {name}", given=repr(value), expected=f"a value of type {kind.__name__}")
-        if self.minimum is not None and value < self.minimum:
+        if self.minimum is not None and value < self.minimum:  # type: ignore[operator]
             raise ArgumentError(f"{program}: attribute {name}", given=value, expected=f"at least {self.minimum}")
         return kind(value)
 

@@ -118,7 +118,7 @@ class Session:
                 results, tensors = signature.allocate(bound, self.device)
         else:
             results, tensors = signature.accept(out, bound, self.device, ready_on)
-        with self._lock, nullcontext() if where is None else tvm_ffi.use_raw_stream(self._cuda, where):
+        with self._lock, nullcontext() if where is None else tvm_ffi.use_raw_stream(self._cuda, where):  # type: ignore[arg-type]
             self._require_open()
             try:
                 runner.function(self._handle, *bound.tensors, *tensors)
