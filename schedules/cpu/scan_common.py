@@ -69,10 +69,9 @@ def refusals(scan: Scan) -> list[str]:
 
 
 def opaque(expr: Expr, dtype: str = "int64") -> Expr:
-    """A value computed here, once. TVM's simplifiers copy what T.bind names into every index, and take minutes over it."""
-    cell = T.alloc_buffer((1,), dtype, scope="local")
-    T.buffer_store(cell, expr, [0])
-    return cell[0]
+    """A value computed here, once. TVM's simplifiers copy a bound expression into every index, and take minutes over it;
+    what a call returns they leave alone, and LLVM inlines this one."""
+    return T.bind(T.call_extern(dtype, f"treadle_once_{dtype}", expr))
 
 
 def flag(condition: Expr) -> Expr:
@@ -141,8 +140,8 @@ class Cell:
 class Line:
     """How a line is cut: blocks of `block` elements in vectors of `lanes`; lanes = 0 is one position at a time.
 
-    The step is emitted twice. Inside the line, where nothing can be missing, it has no condition. Positions near the ends,
-    and whole lines where a chunk starts or ends, are guarded by selects, which LLVM turns into vectors in its own way.
+    A block is emitted twice. Inside the line, where nothing can be missing, it has no condition; near the ends, and all along
+    lines where a chunk starts or ends, its products are selected. Positions outside the blocks are walked one by one.
     """
 
     scan: Scan
@@ -167,24 +166,30 @@ class Line:
         size = self.block.bit_length() - 1
         blocks = opaque(tirx.shift_right(width - begin, tirx.const(size, "int64"))) if self.lanes else zero
         end = opaque(begin + blocks * self.block)
-        edge = self.block if reach(scan) else 0
-        whole = flag(tirx.all(step.carries, step.earlier, step.later, blocks * self.block > 2 * edge))
-        lo, hi = (opaque(tirx.Select(whole, x, width)) for x in (begin + edge, end - edge))
 
         def at(position: Expr, guarded: bool) -> None:
             cell(Cell(scan, step, position, guarded, lambda read: load(read, position)))
 
+        def vectors(start: Expr, guarded: bool) -> None:
+            with T.serial(0, self.block // self.lanes) as v, T.vectorized(0, self.lanes) as lane:
+                at(start + v * self.lanes + lane, guarded)
+
         with T.serial(0, 2) as side:
-            first, count = opaque(tirx.Select(side == 0, zero, hi)), opaque(tirx.Select(side == 0, lo, width - hi))
+            first, count = opaque(tirx.Select(side == 0, zero, end)), opaque(tirx.Select(side == 0, begin, width - end))
             with T.serial(0, count) as j:
                 at(first + j, True)
-        if self.lanes:
-            with T.serial(0, blocks) as b:
-                start = opaque(begin + b * self.block)
-                ahead(start)
-                with T.If(tirx.all(start >= lo, start < hi)), T.Then():
-                    with T.serial(0, self.block // self.lanes) as v, T.vectorized(0, self.lanes) as lane:
-                        at(start + v * self.lanes + lane, False)
-                done(start, None)
-        with T.serial(0, 2) as side:
-            done(opaque(tirx.Select(side == 0, zero, end)), opaque(tirx.Select(side == 0, begin, width - end)))
+            done(first, count)
+        if not self.lanes:
+            return
+        whole, far = flag(tirx.all(step.carries, step.earlier, step.later)), reach(scan)
+        with T.serial(0, blocks) as b:
+            # A walk to lower rows takes its blocks backwards too: then all of memory is walked in one direction, which the
+            # hardware's prefetchers follow.
+            start = opaque(begin + (blocks - 1 - b if scan.reverse else b) * self.block)
+            ahead(start)
+            with T.If(tirx.all(whole, start >= far, start + (self.block + far) <= width)):
+                with T.Then():
+                    vectors(start, False)
+                with T.Else():
+                    vectors(start, True)
+            done(start, None)

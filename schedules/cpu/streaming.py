@@ -54,10 +54,16 @@ define linkonce_odr i64 @treadle_lead_DTYPE(ptr %p) alwaysinline nounwind readno
 }
 """
 
+#: A value that TVM's simplifiers do not look into.
+_ONCE = "".join(
+    f"define linkonce_odr {kind} @treadle_once_{dtype}({kind} %x) alwaysinline nounwind readnone {{\n  ret {kind} %x\n}}\n"
+    for dtype, kind in (("int32", "i32"), ("int64", "i64"))
+)
+
 
 def imported(lanes: int) -> AttrFrame:
     """The scope in which `store` may be used."""
-    text = "!0 = !{i32 1}\n"
+    text = "!0 = !{i32 1}\n" + _ONCE
     for dtype, (kind, body) in _ROUND.items():
         item = find_dtype(dtype).itemsize
         found = _FUNCTIONS.replace("ROUND", body).replace("DTYPE", dtype).replace("TYPE", kind).replace("ITEM", str(item))
