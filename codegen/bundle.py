@@ -110,7 +110,7 @@ def _compile(
         mf.FILE: manifest(graph, target).to_json(),
         "plan.json": json.dumps(planned.to_json(), indent=1, sort_keys=True) + "\n",
         "sources/host.cc": host_source(planned, "cuda" if cuda_target else "cpu"),
-        "sources/kernels.tir.py": "\n".join(k.func.script() for k in lowered),
+        "sources/kernels.tir.py": "\n".join(k.func.script(show_meta=True) for k in lowered),
         "reports/kernels.json": json.dumps([describe(k) for k in lowered], indent=1, sort_keys=True) + "\n",
     }
     support = cpu.support_sources()
@@ -118,7 +118,7 @@ def _compile(
         "files": files,
         "support": {n: hashlib.sha256(text).hexdigest() for n, text in support.items()},
         "target": asdict(target.cpu),
-        "cuda": cuda.key() if cuda_target else None,
+        "tools": cuda.key() if cuda_target else cpu.key(),
     })  # fmt: skip
 
     def build(folder: Path) -> None:

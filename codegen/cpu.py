@@ -24,7 +24,7 @@ from treadle.errors import ToolchainError
 from treadle.schedules.target import Target
 from treadle.settings import settings
 
-_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 #: A number that does not depend on the machine, so that the library's bytes do not either.
 _OBJECTS = 4
 _LINK = ("-shared", "-s", "-pthread", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-rpath,$ORIGIN")
@@ -49,6 +49,11 @@ def compiler() -> tuple[str, str]:
             "the C++ compiler does not run", given=path, expected="c++ --version to work", hint=str(broken)
         ) from None
     return path, out.splitlines()[0]
+
+
+def key() -> dict[str, object]:
+    """What a library depends on beside its sources."""
+    return {"tvm": tvm.__version__, "c++": compiler()[1], "flags": [_FLAGS, _LINK]}
 
 
 def support_sources() -> dict[str, bytes]:

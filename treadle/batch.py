@@ -46,10 +46,10 @@ def described(program: Program, schedule: str, point: Any) -> str:
 def _library(lowered: Sequence[Lowered], target: Target, keep: ExitStack) -> Path:
     key = digest(
         {
-            "batch": [k.func.script() for k in lowered],
+            "batch": [k.func.script(show_meta=True) for k in lowered],
             "support": {name: text.decode() for name, text in cpu.support_sources().items()},
             "target": asdict(target.cpu),
-            "c++": cpu.compiler()[1],
+            "tools": cpu.key(),
         }
     )
     try:
