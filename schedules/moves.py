@@ -76,12 +76,18 @@ def sums_in_lanes(results: Sequence[te.Tensor], lanes: int) -> tuple[list[te.Ten
 
 def lanes_in_registers(sch: s_tir.Schedule, block: SBlockRV, outer: int) -> None:
     """Bring the lanes of a sum, its last axis, inside the reduction: each lane is one element of a vector register."""
-    loops = sch.get_loops(block)
-    lane, *steps = loops[outer:]
+    lane, *steps = steps_of(sch, block, outer, at_least=2)
     sch.reorder(*steps, lane)
     sch.vectorize(lane)
     start = start_before(sch, block, steps[0])
     sch.vectorize(sch.get_loops(start)[-1])
+
+
+def steps_of(sch: s_tir.Schedule, block: SBlockRV, outer: int, at_least: int) -> list[LoopRV]:
+    """The loops of a block inside its `outer` ones; a sum of one step, whose loop compute_at has removed, gets it back."""
+    while len(sch.get_loops(block)) < outer + at_least:
+        sch.add_unit_loop(block)
+    return list(sch.get_loops(block))[outer:]
 
 
 def start_before(sch: s_tir.Schedule, block: SBlockRV, step: LoopRV) -> SBlockRV:

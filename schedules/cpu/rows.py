@@ -69,7 +69,8 @@ def _rows(program: Program, point: Knobs, cores: bool) -> tirx.PrimFunc:
     for s in sums:
         moves.lanes_in_registers(sch, sch.get_sblock(s.lanes), outer=1)
         for name in (s.rest, s.across):
-            moves.start_before(sch, block := sch.get_sblock(name), sch.get_loops(block)[1])
+            block = sch.get_sblock(name)
+            moves.start_before(sch, block, moves.steps_of(sch, block, outer=1, at_least=1)[0])
     return sch.mod["main"]
 
 
