@@ -1,25 +1,16 @@
-"""What the kit holds of each kernel, as plain data: enough to call, check and time it where there is no TVM."""
+"""What the kit holds of each kernel, as plain data: enough to list, call, check and time it where there is no TVM."""
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import tvm_ffi
-
-from treadle.dtypes import dtype as find_dtype
-from treadle.errors import ArchError
-from treadle.runtime import cuda
-from treadle.runtime.devices import cuda_index, fits
 from treadle.runtime.sizes import size_expr
-from treadle.runtime.sums import verify_sums
 
-FILE, LIBRARY = "cases.json", "kernels.so"
+FILE = "cases.json"
 Sizes = Mapping[str, int]
 
 
@@ -47,12 +38,19 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel: what it computes, how it was made, and at which sizes it is checked and timed."""
+    """One kernel: what it computes, how and by which route it was made, and at which sizes it is checked and timed.
+
+    `route` is C for a library of ours, which needs the CUDA runtime alone, and B for TVM's own, which needs TVM's loader.
+    """
 
     program: str
     dtype: str
     attrs: Mapping[str, Any]
     schedule: str
+    point: Mapping[str, Any]
+    default: bool
+    route: str
+    library: str
     symbol: str
     args: tuple[Tensor, ...]
     results: tuple[Tensor, ...]
@@ -61,48 +59,30 @@ class Case:
 
     @property
     def title(self) -> str:
-        return f"{self.program} {self.dtype}" + "".join(f" {n}={v}" for n, v in self.attrs.items())
+        point = "" if self.default else f"{self.schedule} {plain(self.point)}"
+        route = "by route B" if self.route == "B" else ""
+        return " ".join(filter(None, (self.program, self.dtype, plain(self.attrs), point, route)))
 
     @property
-    def eps(self) -> float:
-        return find_dtype(self.dtype).eps or 0.0
-
-    def draw(self, sizes: Sizes, device: str, seed: int = 0) -> dict[str, torch.Tensor]:
-        """Arguments, rounded to their dtype; the same for the same seed on the same kind of device."""
-        generator = torch.Generator(device).manual_seed(zlib.crc32(self.symbol.encode()) + seed)
-        drawn = {}
-        for arg in self.args:
-            shape = arg.sizes(sizes)
-            if arg.within is None:
-                data = torch.randn(shape, generator=generator, device=device)
-            else:
-                data = (torch.rand(shape, generator=generator, device=device) * 2 - 1) * arg.within
-            drawn[arg.name] = data.to(getattr(torch, arg.dtype))
-        return drawn
-
-    def poisoned(self, sizes: Sizes, device: str) -> dict[str, torch.Tensor]:
-        """Results filled with NaN: an element that is never written shows."""
-        return {
-            r.name: torch.full(r.sizes(sizes), torch.nan, dtype=getattr(torch, r.dtype), device=device) for r in self.results
-        }
+    def head(self) -> dict[str, Any]:
+        """How rows of results name the kernel."""
+        kept = ("program", "dtype", "attrs", "schedule", "point", "default", "route")
+        return {name: getattr(self, name) for name in kept}
 
 
-def write(folder: Path, target: str, cases: Sequence[Case]) -> None:
-    text = json.dumps({"target": target, "cases": [asdict(c) for c in cases]}, indent=1)
-    (folder / FILE).write_text(text + "\n")
+def plain(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{n}={v}" for n, v in values.items())
 
 
-def load(folder: Path, device: str) -> tuple[list[Case], tvm_ffi.Module]:
-    """The cases and their kernels, once the files match their digests and the device can run the code."""
-    verify_sums(folder)
+def write(folder: Path, target: str, cases: Sequence[Case], left_out: Sequence[Mapping[str, str]]) -> None:
+    kept = {"target": target, "cases": [asdict(c) for c in cases], "left_out": list(left_out)}
+    (folder / FILE).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def read(folder: Path) -> tuple[str, list[Case], list[dict[str, str]]]:
+    """The target that the kernels were compiled for, the cases, and which kernels did not compile, and why."""
     kept = json.loads((folder / FILE).read_text())
-    index = cuda_index(device)
-    if index is not None:
-        found = cuda.find_device(index)
-        archs = kept["target"].partition(":")[2].split(",")
-        if not any(fits(arch, found.capability) for arch in archs):
-            raise ArchError(f"{folder}: no kernels for {found}", given=kept["target"], expected=f"code for {found.arch}")
-    return [_case(c) for c in kept["cases"]], tvm_ffi.load_module(str(folder / LIBRARY))
+    return kept["target"], [_case(c) for c in kept["cases"]], kept["left_out"]
 
 
 def _case(kept: dict[str, Any]) -> Case:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gpu.correctness import same_bits, verdict
 from gpu.timing import Timer
-from treadle.dtypes import dtype as find_dtype
-from treadle.ir.oracles.check import compare
 from treadle.models.cgspn.config import CONFIGS
 from treadle.models.cgspn.oracle import encode
 from treadle.runtime import Session, load
@@ -20,32 +20,45 @@ TIMED = (8, 392, 392)
 Row = dict[str, Any]
 
 
-def check(bundle: Path, device: str) -> list[Row]:
-    """One row per size and output, from `features` on; a fresh call and one into given memory must agree bit for bit."""
+def check(bundle: Path, device: str, graphs: bool = True) -> list[Row]:
+    """One row per size and output. A fresh call, one into given memory and a captured one must agree bit for bit.
+
+    Without `graphs`, one size and no capture: for runs under a memory checker, where torch's graphs do not work.
+    """
     with load(bundle, device) as session:
         kind = session.entries["main"].inputs[0].dtype
         weights = _weights(session)
         storage = None if kind == "float32" else getattr(torch, kind)
         rows = []
-        for n, h, w in SIZES:
+        for n, h, w in SIZES if graphs else SIZES[:1]:
             image = _image(n, h, w, kind)
             truth, yardstick = (
                 encode(weights, image, CONFIGS["tiny"], state, storage if state is torch.float32 else None)
                 for state in (torch.float64, torch.float32)
             )
             fresh = session.run(image=image.to(device))
-            again = session.run(image=image.to(device), out={name: torch.empty_like(y) for name, y in fresh.items()})
+            again = list(_again(session, image.to(device), fresh, graphs))
             for name, y in fresh.items():
-                verdict = compare(y.cpu(), truth[name], yardstick[name], find_dtype(kind).eps or 0.0)
-                same = torch.equal(y.view(torch.uint8), again[name].view(torch.uint8))
-                why = "out of tolerance" if not verdict.ok else "" if same else "another run gave other bits: a race"
-                rows.append(
-                    {
-                        "program": session.manifest.name, "dtype": kind, "sizes": {"N": n, "H": h, "W": w}, "result": name,
-                        "error": verdict.error, "bound": verdict.bound, "ok": not why, "why": why,
-                    }
-                )  # fmt: skip
+                same = all(same_bits(y, other[name]) for other in again)
+                judged = verdict(y.cpu(), truth[name], yardstick[name], kind, same)
+                rows.append({**_head(session, kind, (n, h, w)), "result": name, **judged})
     return rows
+
+
+def _again(
+    session: Session, image: torch.Tensor, fresh: dict[str, torch.Tensor], graphs: bool
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The same outputs by the other ways to call."""
+    out = {name: torch.full_like(y, torch.nan) for name, y in fresh.items()}
+    yield session.run(image=image, out=out)
+    if image.is_cuda and graphs:
+        captured = {name: torch.full_like(y, torch.nan) for name, y in fresh.items()}
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            session.run(image=image, out=captured)
+        graph.replay()
+        torch.cuda.synchronize()
+        yield captured
 
 
 def time(bundle: Path, timer: Timer, quick: bool) -> Row:
@@ -53,20 +66,19 @@ def time(bundle: Path, timer: Timer, quick: bool) -> Row:
     device = timer.device
     with load(bundle, device) as session:
         kind = session.entries["main"].inputs[0].dtype
-        n, h, w = SIZES[0] if quick else TIMED
-        image = _image(n, h, w, kind).to(device)
+        size = SIZES[0] if quick else TIMED
+        image = _image(*size, kind).to(device)
         out = session.run(image=image)
-        replayed = timer.time([_call(session, image, out)])
-        called = timer.wall(_call(session, image, out))
-        arena = session.arena_bytes
-    return {
-        "program": session.manifest.name, "dtype": kind, "sizes": {"N": n, "H": h, "W": w},
-        "seconds": replayed, "host_seconds": called, "arena_bytes": arena,
-    }  # fmt: skip
+        call = partial(session.run, image=image, out=out)
+        replayed = timer.time([call])
+        called = timer.wall(call)
+        return {
+            **_head(session, kind, size), "seconds": replayed, "host_seconds": called, "arena_bytes": session.arena_bytes,
+        }  # fmt: skip
 
 
-def _call(session: Session, image: torch.Tensor, out: dict[str, torch.Tensor]) -> Callable[[], object]:
-    return lambda: session.run(image=image, out=out)
+def _head(session: Session, kind: str, size: tuple[int, int, int]) -> Row:
+    return {"program": session.manifest.name, "dtype": kind, "sizes": dict(zip("NHW", size, strict=True))}
 
 
 def _weights(session: Session) -> dict[str, torch.Tensor]:

@@ -1,7 +1,8 @@
 """python -m gpu.pack [--target cuda:sm_90a] [--out gpu-kit]: packs the kit, on a machine with the compiler and internet.
 
-Kernels of all Programs go into one library: a library costs seconds to compile, a further kernel a fraction of one. The
-wheels are for the machine the kit goes to, not for this one.
+A Program's kernels share a library: a library costs seconds to compile, a further kernel a fraction of one. Libraries come
+from the cache. A kernel that does not compile is left out and named, here and in the kit's own table. The wheels are for
+the machine the kit goes to, not for this one.
 """
 
 from __future__ import annotations
@@ -11,66 +12,57 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from gpu.cases import LIBRARY, Case, Tensor, Work, write
+from gpu import choose
+from gpu.cases import Case, plain, write
+from gpu.loaders import LOADERS
 from treadle import models
 from treadle.api import compile_graph
-from treadle.cases import _carry_weights, draw_sizes, generator
-from treadle.codegen import cpu, cuda
-from treadle.codegen.lower import Lowered, lower
-from treadle.errors import TreadleError
-from treadle.ir import Program, build, definitions
-from treadle.ir import dims as dm
+from treadle.codegen import cpu, cuda, cuda_packed
+from treadle.codegen.cache import Cache, digest
+from treadle.codegen.lower import Lowered
+from treadle.errors import ToolchainError, TreadleError
 from treadle.runtime.sums import write_sums
 from treadle.schedules.target import Target
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 60 << 20
 DTYPES = ("float32", "float16", "bfloat16")
+#: Files of gpu/ that only packing needs.
+_HERE_ONLY = ("__pycache__", "run.sh", "pack.py", "choose.py")
 #: The machine's Python, and the wheels' tags it accepts.
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-WHEELS = ("apache-tvm-ffi", "safetensors", "ml-dtypes", "typer", "rich")
-
-#: Sizes that fill a large GPU. G follows C.
-TIMED: Mapping[str, Mapping[str, int]] = {
-    "gemm.linear": {"N": 1, "P": 8192, "K": 4096, "M": 4096},
-    "image.mean_pool": {"N": 64, "C": 1152, "P": 1024},
-    "image.patch_embed": {"N": 64, "C": 3, "H": 37, "W": 37, "M": 1152},
-    "image.to_planes": {"N": 64, "P": 1024, "C": 1152},
-    "norm.layer_norm": {"R": 65536, "C": 1152},
-    "scan.gspn": {"N": 8, "C": 64, "H": 256, "W": 256, "G": 64},
-    "scan.gspn_adjoint": {"N": 4, "C": 64, "H": 256, "W": 256, "G": 64},
-    "scan.gspn_gates": {"N": 8, "G": 64, "H": 256, "W": 256},
-    "scan.gspn_merge": {"N": 8, "C": 64, "P": 65536},
-}
-#: Values of attributes that are numbers, to check beside the default.
-OTHER: Mapping[str, tuple[int, ...]] = {"chunk": (7,), "patch": (16,)}
-#: Random awkward sizes per kernel, and how large the one is that occupies many blocks and still has a quick oracle.
-AWKWARD, MIDDLE_BYTES, MIDDLE_FLOPS = 3, 4 << 20, 1 << 29
+WHEELS = ("apache-tvm-ffi", "numpy", "safetensors", "ml-dtypes", "typer", "rich")
 
 
 def pack(
-    out: Path, target: str, programs: Sequence[str] | None = None, dtypes: Sequence[str] = DTYPES, wheels: bool = True
+    out: Path,
+    target: str,
+    programs: Sequence[str] | None = None,
+    dtypes: Sequence[str] = DTYPES,
+    candidates: int = 2,
+    wheels: bool = True,
 ) -> int:
     """Write the kit, replacing an old one; returns its bytes."""
     goal = Target.parse(target)
     shutil.rmtree(out, ignore_errors=True)
     (out / "kernels").mkdir(parents=True)
-    chosen = [p for p in _programs(programs or list(definitions())) if p.dtype in dtypes]
-    lowered = [lower(p, goal) for p in chosen]
-    _say(f"compiling {len(lowered)} kernels for {target}")
-    _link(lowered, goal, out / "kernels")
-    write(out / "kernels", target, [_case(k) for k in lowered])
+    with ExitStack() as keep:
+        made = _Libraries(goal, out, keep)
+        made.add_all(list(choose.kernels(goal, programs, dtypes, candidates)))
+        if goal.kind == "cuda":
+            made.add_packed(programs)
+    write(out / "kernels", target, made.cases, made.left_out)
     write_sums(out / "kernels")
     for dtype in dtypes:
         _say(f"compiling cgspn:tiny in {dtype} for {target}")
         compile_graph(models.build("cgspn", "tiny", dtype), target, out / "bundles" / f"cgspn-tiny-{dtype}.treadle", seed=1)
-    shutil.copytree(ROOT / "gpu", out / "gpu", ignore=shutil.ignore_patterns("__pycache__", "run.sh", "pack.py"))
+    shutil.copytree(ROOT / "gpu", out / "gpu", ignore=shutil.ignore_patterns(*_HERE_ONLY))
     shutil.copy(ROOT / "gpu" / "run.sh", out)
     (out / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "gpu" / "test_device.py", out / "tests")
@@ -83,60 +75,76 @@ def pack(
     return size
 
 
-def _programs(names: Sequence[str]) -> Iterator[Program]:
-    """Each Program with its default attributes, and with one attribute at a time at each other value."""
-    for name in names:
-        d = definitions()[name]
-        for dtype in d.dtypes:
-            yield build(name, dtype)
-            for attr, kind in d.attrs.items():
-                for value in (*(c for c in kind.choices if c != kind.default), *OTHER.get(attr, ())):
-                    yield build(name, dtype, {attr: value})
+class _Libraries:
+    """The kit's kernels, compiled, and what the kit says of them."""
+
+    def __init__(self, target: Target, out: Path, keep: ExitStack) -> None:
+        self.target, self.out, self.keep = target, out, keep
+        self.cases: list[Case] = []
+        self.left_out: list[dict[str, str]] = []
+
+    def add_all(self, lowered: Sequence[Lowered]) -> None:
+        """A library per Program and Point of it: a library holds a symbol once, and a Program's Points share one."""
+        groups: dict[str, dict[str, Lowered]] = {}
+        for k in lowered:
+            rank = sum(k.symbol in group for name, group in groups.items() if name.startswith(f"{k.program.name}-"))
+            groups.setdefault(f"{k.program.name}-{rank}", {})[k.symbol] = k
+        for i, (name, group) in enumerate(groups.items()):
+            _say(f"compiling library {i + 1} of {len(groups)}: {name}, {len(group)} kernels")
+            self._add(name, list(group.values()))
+
+    def _add(self, name: str, lowered: Sequence[Lowered]) -> None:
+        """One library; of kernels that do not compile, the half that does, down to the culprit."""
+        try:
+            folder = self._made("kit", lowered, lambda into: _link(lowered, self.target, into))
+        except ToolchainError as wrong:
+            if len(lowered) == 1:
+                (k,) = lowered
+                what = f"{k.program.name} {k.program.dtype} {plain(k.program.attrs)}, {k.schedule} {plain(asdict(k.point))}"
+                _say(f"left out: {what}: {wrong}")
+                self.left_out.append({"kernel": what, "why": str(wrong)[:1000]})
+                return
+            middle = len(lowered) // 2
+            self._add(f"{name}a", lowered[:middle])
+            self._add(f"{name}b", lowered[middle:])
+            return
+        shutil.copy(folder / "kernels.so", self.out / "kernels" / f"{name}.so")
+        for report in folder.glob("reports/*.json"):
+            (self.out / "reports").mkdir(exist_ok=True)
+            shutil.copy(report, self.out / "reports" / f"{name}-{report.name}")
+        self.cases += [choose.case(k, self.target, f"{name}.so") for k in lowered]
+
+    def add_packed(self, programs: Sequence[str] | None) -> None:
+        """A few kernels once more by the other route, with what it needs of TVM there."""
+        chosen = [p for p in choose.ROUTE_B if not programs or p in programs]
+        if not chosen:
+            return
+        _say(f"compiling {' and '.join(chosen)} by route B")
+        lowered = [next(choose.kernels(self.target, [p], ["float32"], 0)) for p in chosen]
+        folder = self._made(
+            "kit-packed", lowered, lambda into: cuda_packed.link_library(lowered, self.target, into / "kernels.so")
+        )
+        shutil.copy(folder / "kernels.so", self.out / "kernels" / "packed.so")
+        self.cases += [choose.case(k, self.target, "packed.so", "B") for k in lowered]
+        import tvm
+
+        (self.out / "lib").mkdir()
+        for file in LOADERS:
+            shutil.copy(Path(tvm.__file__).parent / "lib" / file, self.out / "lib")
+
+    def _made(self, kind: str, lowered: Sequence[Lowered], build: Callable[[Path], None]) -> Path:
+        tools = cuda.key() if self.target.kind == "cuda" else cpu.key()
+        scripts = [k.func.script(show_meta=True) for k in lowered]
+        key = digest({"kind": kind, "kernels": scripts, "target": self.target.name, "tools": tools})
+        return Cache.default().get_or_build(key, build, self.keep)[0]
 
 
 def _link(lowered: Sequence[Lowered], target: Target, folder: Path) -> None:
     if target.kind != "cuda":
-        return cpu.link_library(lowered, "", target, folder / LIBRARY)
-    for name, text in cuda.link_library(lowered, None, target, folder / LIBRARY).items():
-        if name.startswith("reports/"):
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(text)
-
-
-def _case(kernel: Lowered) -> Case:
-    p = kernel.program
-    carry = _carry_weights(p)
-
-    def tensor(t: Any) -> Tensor:
-        name = t.op.name
-        return Tensor(name, tuple(dm.text(s) for s in t.shape), str(t.dtype), 1 / carry[name] if name in carry else None)
-
-    checked = [draw_sizes(p, generator(0, p.symbol, i)) for i in range(AWKWARD)]
-    timed = TIMED.get(p.name)
-    default = {n: a.default for n, a in p.definition.attrs.items()}
-    if timed:
-        checked.append(_middle(p, timed))
-    worth_timing = timed and {**p.attrs, "direction": None} == {**default, "direction": None}
-    return Case(
-        p.name, p.dtype, dict(p.attrs), kernel.schedule, p.symbol, tuple(map(tensor, p.args)), tuple(map(tensor, p.results)),
-        tuple(_work(p, s) for s in checked), _work(p, timed) if timed and worth_timing else None,
-    )  # fmt: skip
-
-
-def _middle(p: Program, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The timed sizes, the largest halved until a float64 oracle on the CPU takes no time; odd, so that tails stay ragged."""
-    found = dict(sizes)
-    while (cost := p.cost(found)).bytes > MIDDLE_BYTES or cost.flops > MIDDLE_FLOPS:
-        largest = max((n for n in found if n != "G" or "C" not in found), key=lambda n: found[n])
-        found[largest] = found[largest] // 2 | 1
-        if "G" in found and "C" in found:
-            found["G"] = found["C"]
-    return found
-
-
-def _work(p: Program, sizes: Mapping[str, int]) -> Work:
-    cost = p.cost(sizes)
-    return Work(dict(sizes), cost.bytes, cost.flops)
+        return cpu.link_library(lowered, "", target, folder / "kernels.so")
+    for name, text in cuda.link_library(lowered, None, target, folder / "kernels.so").items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
 
 
 def _wheels(folder: Path) -> None:
@@ -163,8 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="gpu.pack", description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="cuda:sm_90a")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-kit")
+    parser.add_argument("--dtypes", type=lambda text: text.split(","), default=list(DTYPES), help="separated by commas")
     given = parser.parse_args()
-    size = pack(given.out, given.target)
+    size = pack(given.out, given.target, dtypes=given.dtypes)
     where = given.out
     with suppress(ValueError):
         where = given.out.relative_to(Path.cwd())

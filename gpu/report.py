@@ -1,88 +1,103 @@
-"""What a run leaves: one JSON file, and a table short enough for the end of a terminal's output."""
+"""What a run leaves: one JSON file, kept up to date, and a table short enough for the end of a terminal's output.
+
+python -m gpu.report RESULTS.json prints the table of a run that was cut short.
+"""
 
 from __future__ import annotations
 
-import platform
-import subprocess
+import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from treadle.runtime.cuda import find_device
-from treadle.runtime.devices import cuda_index
+from gpu.cases import plain
 
 Row = dict[str, Any]
-_PACKAGES = ("treadle", "torch", "triton", "apache-tvm-ffi", "numpy")
+MISMATCH, FAILED = 3, 1
+_SHOWN = 20
+#: How the stages that check are called in the table.
+CHECKS = {"correctness": "kernels", "cgspn": "cgspn:tiny", "memcheck": "under compute-sanitizer"}
 
 
-def describe(device: str) -> Row:
-    """The device, its software, the date and the command that the figures belong to."""
-    facts: Row = {"device": device, "name": platform.processor() or platform.machine()}
-    index = cuda_index(device)
-    if index is not None:
-        found = find_device(index)
-        p = torch.cuda.get_device_properties(index)
-        facts |= {
-            "name": found.name, "capability": list(found.capability), "driver": _driver(), "cuda_driver": found.driver,
-            "cuda_runtime": found.runtime, "multiprocessors": p.multi_processor_count, "l2_bytes": p.L2_cache_size,
-            "memory_bytes": p.total_memory,
-        }  # fmt: skip
-    return {
-        **facts,
-        "system": f"{platform.system()} {platform.release()}",
-        "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv[1:],
-    }
+def save(found: Row, file: Path) -> None:
+    """Whole or not at all: a run may be killed at any time."""
+    draft = file.with_suffix(".part")
+    draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    draft.replace(file)
 
 
-def checked_lines(title: str, rows: Sequence[Row]) -> list[str]:
-    """A line of totals, then a line for each mismatch."""
-    wrong = [r for r in rows if not r["ok"]]
-    worst = max((r["error"] / r["bound"] for r in rows if r.get("bound")), default=0.0)
-    lines = [f"{title}: {len(rows)} results, {len(wrong)} mismatches, worst error {worst:.2f} of its bound"]
-    for r in wrong[:20]:
-        lines.append(f"  {r['program']} {r['dtype']} {_plain(r.get('attrs', {}))} at {_plain(r['sizes'])}: {r['why'][:200]}")
-    return lines + ([f"  and {len(wrong) - 20} more"] if len(wrong) > 20 else [])
+def exit_code(found: Row) -> int:
+    """3 if a result is wrong, else 1 if something did not run, else 0."""
+    bad = [row for row in rows_of(found) if not row["ok"]]
+    return 0 if not bad else FAILED if all(row.get("failed") for row in bad) else MISMATCH
 
 
-def timed_lines(rows: Sequence[Row], ceilings: Row) -> list[str]:
-    """Per kernel: time, bytes and operations per second, and each as a share of torch's copy and product."""
-    copy = ceilings["copy_bytes_per_second"]
-    lines = [f"copy {copy / 1e9:.0f} GB/s; product " + ", ".join(
-        f"{kind} {rate / 1e12:.1f} TFLOP/s" for kind, rate in ceilings["matmul_flops_per_second"].items()
-    )]  # fmt: skip
-    lines.append(f"{'kernel':<44}{'dtype':<10}{'us':>9}{'p90':>9}{'GB/s':>8}{'copy':>6}{'TF/s':>8}{'mm':>6}")
-    for r in rows:
-        median, p90 = r["seconds"]["median"], r["seconds"]["p90"]
-        line = f"{r['program'] + ' ' + _plain(r.get('attrs', {})):<44.43}{r['dtype']:<10}{median * 1e6:>9.1f}{p90 * 1e6:>9.1f}"
-        if "bytes_per_second" in r:
-            bytes_, flops = r["bytes_per_second"], r["flops_per_second"]
-            product = ceilings["matmul_flops_per_second"][r["dtype"]]
-            line += f"{bytes_ / 1e9:>8.0f}{bytes_ / copy:>6.0%}{flops / 1e12:>8.2f}{flops / product:>6.0%}"
-        lines.append(line)
+def rows_of(found: Row) -> list[Row]:
+    """Everything that can be ok or not."""
+    return [row for stage in CHECKS for row in found.get(stage, ())] + found.get("bench", [])
+
+
+def table(found: Row) -> list[str]:
+    lines = [f"left out when the kit was packed: {k['kernel'][:100]}: {k['why'][:120]}" for k in found["left_out"]]
+    for stage, title in CHECKS.items():
+        if stage in found:
+            lines += _checked(title, found[stage])
+    if "bench" in found:
+        lines += _timed(found["bench"], found["ceilings"])
     return lines
 
 
-def _plain(values: Row) -> str:
-    return " ".join(f"{n}={v}" for n, v in values.items())
+def _checked(title: str, rows: Sequence[Row]) -> list[str]:
+    """A line of totals, then a line for each failure."""
+    wrong = [r for r in rows if not r["ok"]]
+    failed = sum(bool(r.get("failed")) for r in wrong)
+    worst = max((r["error"] / r["bound"] for r in rows if r["ok"] and r.get("bound")), default=0.0)
+    routes = sorted({r["route"] for r in rows if "route" in r})
+    by = f" by route{'s' if len(routes) > 1 else ''} {' and '.join(routes)}" if routes else ""
+    counts = f"{len(rows)} results{by}, {len(wrong) - failed} wrong, {failed} failed"
+    return [f"{title}: {counts}, worst error {worst:.2f} of its bound", *_bad(wrong)]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _bad(rows: Sequence[Row]) -> list[str]:
+    lines = [f"  {_name(r)} {r.get('dtype', '')} at {plain(r.get('sizes', {}))}: {r['why'][:200]}" for r in rows[:_SHOWN]]
+    return lines + ([f"  and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else [])
 
 
-def _driver() -> str | None:
-    """The driver's own version, which CUDA does not tell."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return None
+def _timed(rows: Sequence[Row], ceilings: Sequence[Row]) -> list[str]:
+    """Per kernel: time, bytes and operations per second, and each as a share of torch's copy and product."""
+    lines = [_ceiling(when, c) for when, c in zip(("before", "after"), ceilings, strict=False)]
+    lines.append(f"{'kernel':<50}{'dtype':<10}{'us':>9}{'p90':>9}{'GB/s':>8}{'copy':>6}{'TF/s':>8}{'mm':>6}")
+    for r in (r for r in rows if r["ok"] and "seconds" in r):
+        median, p90 = r["seconds"]["median"], r["seconds"]["p90"]
+        line = f"{_name(r):<50.49}{r['dtype']:<10}{median * 1e6:>9.1f}{p90 * 1e6:>9.1f}"
+        if "bytes_per_second" in r:
+            bytes_, flops = r["bytes_per_second"], r["flops_per_second"]
+            line += f"{bytes_ / 1e9:>8.0f}{_share(bytes_, ceilings, 'copy', 'bytes_per_second')}"
+            line += f"{flops / 1e12:>8.2f}{_share(flops, ceilings, 'matmul', r['dtype'], 'flops_per_second')}"
+        lines.append(line)
+    return lines + _bad([r for r in rows if not r["ok"]])
+
+
+def _ceiling(when: str, c: Row) -> str:
+    products = ", ".join(f"{kind} {p['flops_per_second'] / 1e12:.1f} TFLOP/s" for kind, p in c["matmul"].items())
+    return f"torch, {when}: copy {c['copy']['bytes_per_second'] / 1e9:.0f} GB/s; product {products}"
+
+
+def _share(rate: float, ceilings: Sequence[Row], *path: str) -> str:
+    """Of the first ceiling measured; nothing where it was not."""
+    if not ceilings:
+        return f"{'':>6}"
+    ceiling: Any = ceilings[0]
+    for key in path:
+        ceiling = ceiling[key]
+    return f"{rate / ceiling:>6.0%}"
+
+
+def _name(r: Row) -> str:
+    point = "" if r.get("default", True) else plain(r["point"])
+    return " ".join(filter(None, (r.get("program", ""), plain(r.get("attrs", {})), point)))
+
+
+if __name__ == "__main__":
+    print("\n".join(table(json.loads(Path(sys.argv[1]).read_text()))))

@@ -7,20 +7,23 @@ reads was not left there by the one before. On the CPU the same calls are timed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import quantiles
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from gpu import clocks
 from gpu.cases import Case, Work
+from gpu.kernels import Call, Kernels, draw, poisoned
 
-Call = Callable[[], object]
 _CPU_CACHE = 32 << 20
+_MOST_SETS = 64
 #: Arrays of the reference copy, and sides of the reference product: large enough for the device's best rate.
 _COPY_BYTES, _SIDES = 1 << 30, {"float32": 4096, "float16": 8192, "bfloat16": 8192}
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,25 @@ class Timer:
             f" they exceed twice the last-level cache ({self.cache_bytes >> 20} MiB)"
         )
 
-    def time(self, calls: Sequence[Call]) -> dict[str, float]:
-        """Seconds per call: median, p10 and p90 over the replays of all calls in turn."""
+    def time(self, calls: Sequence[Call]) -> Row:
+        """Seconds per call over the replays of all calls in turn: median, p10, p90; and the clocks while they ran."""
         for call in calls:
             call()  # loads modules and grows arenas, which cannot be captured
-        once = self._seconds(self._replayed(calls, 1))
+        once = self._seconds(self._replayed(calls, 1))[0]
         rounds = max(1, round(self.least / max(once, 1e-9)))
         replay = self._replayed(calls, rounds)
         self._seconds(replay)
-        seconds = [self._seconds(replay) / (rounds * len(calls)) for _ in range(self.replays)]
+        found = [self._seconds(replay) for _ in range(self.replays)]
+        seconds = [s / (rounds * len(calls)) for s, _ in found]
         deciles = quantiles(seconds, n=10)
-        return {"median": quantiles(seconds, n=2)[0], "p10": deciles[0], "p90": deciles[-1]}
+        ran = clocks.span([c for _, c in found])
+        return {
+            "median": median(seconds),
+            "p10": deciles[0],
+            "p90": deciles[-1],
+            "launches": rounds * len(calls),
+            "clocks": ran,
+        }
 
     def wall(self, call: Call) -> float:
         """Seconds until a call returns, its kernels perhaps still queued: what the host pays."""
@@ -67,7 +78,7 @@ class Timer:
             started = perf_counter()
             call()
             seconds.append(perf_counter() - started)
-        return quantiles(seconds, n=2)[0]
+        return median(seconds)
 
     def _replayed(self, calls: Sequence[Call], rounds: int) -> Call:
         def all_calls() -> None:
@@ -83,36 +94,39 @@ class Timer:
             all_calls()
         return graph.replay
 
-    def _seconds(self, replay: Call) -> float:
+    def _seconds(self, replay: Call) -> tuple[float, clocks.Sample | None]:
         if not self.on_cuda:
             started = perf_counter()
             replay()
-            return perf_counter() - started
+            return perf_counter() - started, None
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         replay()
         end.record()
+        now = clocks.sample(str(torch.cuda.get_device_properties(self.device).uuid))  # while the replay runs
         end.synchronize()
-        return start.elapsed_time(end) * 1e-3
+        return start.elapsed_time(end) * 1e-3, now
 
     def _wait(self) -> None:
         if self.on_cuda:
             torch.cuda.synchronize()
 
 
-def time_case(case: Case, kernel: Callable[..., None], work: Work, timer: Timer) -> dict[str, Any]:
+def time_case(kernels: Kernels, case: Case, work: Work, timer: Timer) -> Row:
     """One row: seconds, and the rates they amount to."""
-    sets = min(64, max(1, -(-2 * timer.cache_bytes // max(work.bytes, 1))))
-    arrays = [(case.draw(work.sizes, timer.device, seed), case.poisoned(work.sizes, timer.device)) for seed in range(sets)]
-    seconds = timer.time([_call(kernel, inputs, results) for inputs, results in arrays])
+    sets = min(_MOST_SETS, 1 + 2 * timer.cache_bytes // max(work.bytes, 1))
+    calls = []
+    for seed in range(sets):
+        arrays = {**draw(case, work.sizes, timer.device, seed), **poisoned(case, work.sizes, timer.device)}
+        calls.append(kernels.call(case, arrays.values()))
+    seconds = timer.time(calls)
     return {
-        "program": case.program, "dtype": case.dtype, "attrs": dict(case.attrs), "schedule": case.schedule,
-        "sizes": dict(work.sizes), "bytes": work.bytes, "flops": work.flops, "sets": sets, "seconds": seconds,
+        **case.head, "sizes": dict(work.sizes), "bytes": work.bytes, "flops": work.flops, "sets": sets, "seconds": seconds,
         "bytes_per_second": work.bytes / seconds["median"], "flops_per_second": work.flops / seconds["median"],
     }  # fmt: skip
 
 
-def ceilings(timer: Timer, quick: bool) -> dict[str, Any]:
+def ceilings(timer: Timer, quick: bool) -> Row:
     """What torch reaches here: bytes per second of a copy, read and written, and operations per second of a product."""
     size = _COPY_BYTES >> 6 if quick else _COPY_BYTES
     products = {}
@@ -120,17 +134,17 @@ def ceilings(timer: Timer, quick: bool) -> dict[str, Any]:
         side = 256 if quick else side
         a, b = (torch.randn(side, side, device=timer.device).to(getattr(torch, kind)) for _ in range(2))
         c = torch.empty_like(a)
-        products[kind] = 2 * side**3 / timer.time([_product(a, b, c)])["median"]
+        products[kind] = _product_row(side, timer.time([_product(a, b, c)]))
+    copied = timer.time([_copy(size, timer.device)])
     return {
-        "copy_bytes_per_second": 2 * size / timer.time([_copy(size, timer.device)])["median"],
-        "matmul_flops_per_second": products,
+        "copy": {"bytes": 2 * size, "seconds": copied, "bytes_per_second": 2 * size / copied["median"]},
+        "matmul": products,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
     }
 
 
-def _call(kernel: Callable[..., None], inputs: dict[str, torch.Tensor], results: dict[str, torch.Tensor]) -> Call:
-    arrays = (*inputs.values(), *results.values())
-    return lambda: kernel(*arrays)
+def _product_row(side: int, seconds: Row) -> Row:
+    return {"side": side, "seconds": seconds, "flops_per_second": 2 * side**3 / seconds["median"]}
 
 
 def _copy(size: int, device: str) -> Call:

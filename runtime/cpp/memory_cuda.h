@@ -114,10 +114,7 @@ struct Cuda {
     }
 
     // The call's last launch is enqueued.
-    cudaError_t release(cudaStream_t stream) {
-      used_on_ = stream;
-      return cudaEventRecord(done_, stream);
-    }
+    cudaError_t release(cudaStream_t stream) { return cudaEventRecord(done_, stream); }
 
     int64_t size() const { return size_; }
 
@@ -143,11 +140,16 @@ struct Cuda {
       return 0;
     }
 
-    // A call on another stream than the last one's waits for it there, not here: both write the same memory.
+    // A call on another stream than the last one's waits for it there, not here: both write the same memory. A stream is
+    // known by its number: a new one may have a destroyed one's handle, and all threads' own default streams share theirs.
     int follow(cudaStream_t stream) {
-      const bool switched = used_ && stream != used_on_;
+      unsigned long long number = 0;
+      if (cuda(cudaStreamGetId(stream, &number), "asking for the stream's number")) return -1;
+      const bool switched = used_ && number != used_on_;
+      if (switched && cuda(cudaStreamWaitEvent(stream, done_, 0), "following the session's last call")) return -1;
       used_ = true;
-      return switched ? cuda(cudaStreamWaitEvent(stream, done_, 0), "following the session's last call") : 0;
+      used_on_ = number;
+      return 0;
     }
 
     char* data_ = nullptr;
@@ -155,7 +157,7 @@ struct Cuda {
     std::vector<void*> captured_;
     bool in_graph_ = false;
     cudaEvent_t done_ = nullptr;
-    cudaStream_t used_on_ = nullptr;
+    unsigned long long used_on_ = 0;
     bool used_ = false;
   };
 };

@@ -87,11 +87,15 @@ def test_another_stream_waits_for_the_last_call(session, arrays):
     assert lines[0] == "wait 0x8000" and lines[-1] == "record 0x8000"
     run(session, pair, 0x8000)
     assert not [line for line in fake.log() if line.startswith("wait")]
+    fake.runtime.fake_stream_number(0x8000, 9)  # destroyed, and another stream has got its handle
+    run(session, pair, 0x8000)
+    assert fake.log()[0] == "wait 0x8000"
 
 
 def test_a_whole_call_can_be_captured_after_one_at_its_size(session, arrays):
     small, large = arrays(1, 4), arrays(2, 64)
-    with fake.capture(), pytest.raises(DeviceError, match=r"main: the arena must grow.*run once at this size before capturing"):
+    growing = r"main: the arena must grow.*run once at this size before capturing"
+    with fake.capture(), pytest.raises(DeviceError, match=growing):  # said before anything that would spoil the capture
         run(session, small)
     run(session, small)
     fake.log()

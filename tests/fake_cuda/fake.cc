@@ -1,7 +1,8 @@
 // A stand-in for libcudart.so.13 and libcuda.so.1, for machines without a GPU.
 //
 // Device memory is host memory, kernels are counted and never run, and every call is written to a log that tests read. Any
-// function can be told to fail at its n-th call from now, with any code. What it proves: loading, dispatch, order, streams,
+// function can be told to fail at its n-th call from now, with any code. While a stream is being captured, what CUDA forbids
+// then fails and spoils the capture, after which launches fail too. What it proves: loading, dispatch, order, streams,
 // allocation, error paths, host cost. What it cannot: anything that a kernel computes.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
@@ -32,6 +33,8 @@ std::map<const void*, std::string> kernels;         // launch stub -> name
 std::map<void*, size_t> memory;
 long events = 0;
 bool capturing = false;
+bool spoilt = false;  // the capture, by a call that it forbids
+std::map<void*, unsigned long long> stream_numbers;
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -67,7 +70,11 @@ int number(const char* variable, int otherwise) {
 int devices() { return number("FAKE_CUDA_DEVICES", 1); }
 
 // What a capture in global mode forbids.
-cudaError_t unless_capturing() { return capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
+cudaError_t unless_capturing() {
+  if (!capturing) return cudaSuccess;
+  spoilt = true;
+  return cudaErrorStreamCaptureUnsupported;
+}
 
 }  // namespace
 
@@ -83,7 +90,12 @@ void fake_clear() { log_text.clear(); }
 void fake_logging(int on) { logging = on; }
 void fake_fail(const char* function, int nth, int code) { faults[function] = {nth, code}; }
 void fake_arguments(const char* kernel, int count) { argument_counts[kernel] = count; }
-void fake_capture(int on) { capturing = on; }
+void fake_capture(int on) {
+  capturing = on;
+  spoilt = false;
+}
+int fake_spoilt() { return spoilt; }
+void fake_stream_number(void* stream, unsigned long long number) { stream_numbers[stream] = number; }
 long fake_launches() { return launches; }
 long fake_live() { return static_cast<long>(memory.size()) + events; }
 
@@ -113,6 +125,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* stub, v
       c->blockDim.x * c->blockDim.y * c->blockDim.z > 1024) {
     return given(cudaErrorInvalidConfiguration);
   }
+  if (spoilt) return given(cudaErrorStreamCaptureInvalidated);
   ++launches;
   if (!logging) return cudaSuccess;
   std::string values;
@@ -197,6 +210,7 @@ cudaError_t cudaFree(void* data) {
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   ENTER();
+  if (const cudaError_t error = unless_capturing()) return given(error);
   note("cudaMemcpy %zu", bytes);
   std::memcpy(to, from, bytes);
   return cudaSuccess;
@@ -211,11 +225,17 @@ cudaError_t cudaDeviceSynchronize() {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   ENTER();
   note("cudaStreamSynchronize %p", static_cast<void*>(stream));
-  return cudaSuccess;
+  return given(unless_capturing());
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   ENTER();
   *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamGetId(cudaStream_t stream, unsigned long long* number) {
+  ENTER();
+  const auto found = stream_numbers.find(stream);
+  *number = found != stream_numbers.end() ? found->second : reinterpret_cast<uintptr_t>(stream);
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -237,6 +257,25 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
   ENTER();
   note("wait %p", static_cast<void*>(stream));
   return cudaSuccess;
+}
+
+// The driver as TVM's loader uses it: modules and their functions.
+CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  constexpr unsigned kFatbin = 0xBA55ED50;
+  note("module %s", *static_cast<const unsigned*>(image) == kFatbin ? "fatbin" : "of another kind");
+  *module = reinterpret_cast<CUmodule>(const_cast<void*>(image));
+  return CUDA_SUCCESS;
+}
+CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
+  static std::map<std::string, std::string> names;
+  *function = reinterpret_cast<CUfunction>(const_cast<char*>((names[name] = name).c_str()));
+  return CUDA_SUCCESS;
+}
+CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
+CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void**, void**) {
+  note("packed %s grid=%u,%u,%u block=%u,%u,%u stream=%p", reinterpret_cast<const char*>(function), c->gridDimX, c->gridDimY,
+       c->gridDimZ, c->blockDimX, c->blockDimY, c->blockDimZ, static_cast<void*>(c->hStream));
+  return CUDA_SUCCESS;
 }
 
 // The driver: facts about devices, from the environment.

@@ -25,6 +25,7 @@ _CUDA = 2  # DLPack's device type
 runtime = load_runtime()
 runtime.fake_log.restype = ctypes.c_char_p
 runtime.fake_launches.restype = runtime.fake_live.restype = ctypes.c_long
+runtime.fake_stream_number.argtypes = [ctypes.c_void_p, ctypes.c_ulonglong]
 runtime.cudaFree.argtypes = [ctypes.c_void_p]
 
 
@@ -52,10 +53,11 @@ def live() -> int:
 
 @contextmanager
 def capture() -> Iterator[None]:
-    """Streams say that they are being captured; what a capture forbids fails."""
+    """Streams say that they are being captured; what a capture forbids fails, and nothing forbidden may be tried."""
     runtime.fake_capture(1)
     try:
         yield
+        assert not runtime.fake_spoilt()
     finally:
         runtime.fake_capture(0)
 

@@ -10,12 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from treadle.codegen import bundle, nvcc, weights
+import tvm
+
+from treadle.codegen import bundle, cuda_packed, lower, nvcc, weights
+from treadle.ir import build as program
 from treadle.ir.graph import Graph, Init, Value
 from treadle.schedules.target import Target
 from treadle.settings import settings
 
 HERE = Path(__file__).parent
+TARGET = Target.parse("cuda:sm_90a")
 
 
 def small_graph() -> Graph:
@@ -40,12 +44,20 @@ def build(folder: Path) -> dict[str, str]:
     (folder / "version.map").write_text("libcudart.so.13 { *; };\n")
     options = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-isystem{nvcc.find().include}"]
     for name, more in (("libcudart.so.13", ["-Wl,--version-script=version.map"]), ("libcuda.so.1", [])):
-        command = [settings.cxx, *options, *more, f"-Wl,-soname,{name}", str(HERE / "fake.cc"), "-o", name]
+        command = [settings.cxx, *options, *more, f"-Wl,-soname,{name}", *map(str, HERE.glob("*.cc")), "-o", name]
         subprocess.run(command, cwd=folder, check=True)
     graph = small_graph()
-    bundle.write_bundle(graph, Target.parse("cuda:sm_90a"), folder / "small.treadle", weights.draw(graph, 0))
+    bundle.write_bundle(graph, TARGET, folder / "small.treadle", weights.draw(graph, 0))
+    norm = lower.lower(program("norm.layer_norm", "float32"), TARGET)
+    cuda_packed.link_library([norm], TARGET, folder / "packed.so")
     hidden = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
-    return hidden | {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(HERE), "FAKE_CUDA_BUNDLE": str(folder / "small.treadle")}
+    return hidden | {
+        "LD_LIBRARY_PATH": str(folder),
+        "PYTHONPATH": f"{HERE}:{HERE.parents[1]}",
+        "FAKE_CUDA_BUNDLE": str(folder / "small.treadle"),
+        "FAKE_CUDA_PACKED": f"{folder / 'packed.so'}:{norm.symbol}",
+        "FAKE_CUDA_TVM": str(Path(tvm.__file__).parent / "lib"),
+    }
 
 
 if __name__ == "__main__":

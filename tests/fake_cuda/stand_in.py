@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator
 
 import fake
 import pytest
+import torch  # noqa: F401  # the largest of what is frozen
 from fake import BUNDLE, DeviceArray, Pair
 
 from treadle.runtime import Session, load
+
+# Collections before and after every test find out what leaked; what is here already need not be walked each time.
+gc.collect()
+gc.freeze()
 
 
 @pytest.fixture(autouse=True)
