@@ -13,7 +13,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program
 from treadle.ir.expr import Expr
-from treadle.schedules.emit import at, value
+from treadle.schedules.emit import at, value, without_rest
 
 
 def begin(program: Program, results: Sequence[te.Tensor]) -> s_tir.Schedule:
@@ -52,7 +52,7 @@ def sums_in_lanes(results: Sequence[te.Tensor], lanes: int) -> tuple[list[te.Ten
     def rebuilt(tensor: te.Tensor) -> te.Tensor:
         name, body = tensor.op.name, tensor.op.body[0]
         if not isinstance(body, tirx.Reduce):
-            return te.compute(tensor.shape, lambda *i: value(tensor, i, load), name)
+            return te.compute(tensor.shape, lambda *i: without_rest(value(tensor, i, load), rest_of_mean), name)
         *outer, inner = body.axis
         variables = [*(a.var for a in tensor.op.axis), *(a.var for a in body.axis)]
         size, names_of = inner.dom.extent, [a.var.name for a in outer]
@@ -61,7 +61,8 @@ def sums_in_lanes(results: Sequence[te.Tensor], lanes: int) -> tuple[list[te.Ten
             steps = [te.reduce_axis((0, a.dom.extent), n) for a, n in zip(outer, names_of, strict=True)]
             step = te.reduce_axis((0, count), inner.var.name)
             at_step = [*index, *(s.var for s in steps), first + step.var * stride]
-            return te.sum(at(body.source[0], variables, at_step, load).astype("float64"), [*steps, step])
+            term = without_rest(at(body.source[0], variables, at_step, load), rest_of_mean)
+            return te.sum(term.astype("float64"), [*steps, step])
 
         wide = tirx.const(lanes, "int64")
         each = te.compute((*tensor.shape, wide), lambda *i: part(i[:-1], i[-1], lanes, size // lanes), f"{name}_lanes")
@@ -72,6 +73,14 @@ def sums_in_lanes(results: Sequence[te.Tensor], lanes: int) -> tuple[list[te.Ten
         return te.compute(tensor.shape, lambda *i: across[*i] + rest[*i], name)
 
     return [rebuilt(t) for t in results], sums
+
+
+def rest_of_mean(total: Expr, count: Expr) -> Expr | None:
+    """What a float64 sum divided by a count loses when the mean is rounded to float32."""
+    if not isinstance(total, tirx.Cast):
+        return None
+    exact = total.value / count.astype("float64")
+    return (exact - (total / count).astype("float64")).astype("float32")
 
 
 def lanes_in_registers(sch: s_tir.Schedule, block: SBlockRV, outer: int) -> None:

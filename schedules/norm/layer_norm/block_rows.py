@@ -1,21 +1,22 @@
 """Block rows: a few rows to a block, a team of threads to a row.
 
-Mean, then the variance of what is centred (two passes, in float32), then the result: three walks over a row. Moves:
+Mean, then the variance of what is centred and how far its own mean is from zero (what the mean lost to rounding in float32
+comes off the result), then the result: three walks over a row. Moves:
 
 1. *hold the row* in registers where its length is known, so that the three walks cross the bus once; otherwise the second
    and third walk find it in L2, whose 50 MB hold the rows in flight thousands of times.
 2. *16-byte accesses* where rows are multiples of 16 bytes (known, or asked once by a branch that the whole grid takes
    together), otherwise neighbouring lanes take neighbouring elements; all loads of a held row start before the first sum.
-3. *sum through shared memory* in phases: three barriers for both sums (four above 32 threads a row), and every thread has
+3. *sum through shared memory* in phases: three barriers for all sums (four above 32 threads a row), and every thread has
    the total without asking for it.
 4. *several rows to a block*: narrow rows still make blocks of 256 threads, and weight and bias come from L1 for all but one.
 
-Floor: x read once, y written once. Arithmetic: one IEEE division per element, about 9 instructions of some 20, where a bf16
+Floor: x read once, y written once. Arithmetic: one IEEE division per element, about 9 instructions of some 23, where a bf16
 element has 34 issue slots at 3.35 TB/s. Predicted: 85 to 90 % of copy bandwidth held, 65 to 75 % with unknown C; nothing
 was timed.
 
-Compiler (sm_90a, nvcc 13.0, 2026-11-24): C = 1152: 72 registers and 1,280 bytes of shared memory in fp32, 93 and 1,024 in
-bf16, five loads and five stores of 16 bytes; unknown C: 45 and 64, both paths in one kernel; no spills.
+Compiler (sm_90a, nvcc 13.0, 2026-11-24): C = 1152: 76 registers and 2,304 bytes of shared memory in fp32, 124 and 2,048 in
+bf16, five loads and five stores of 16 bytes; unknown C: 48 and 63, both paths in one kernel; no spills.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from treadle.ir import Program
 from treadle.ir import dims as dm
 from treadle.ir.expr import Expr
 from treadle.schedules import cuda_moves as moves
-from treadle.schedules.emit import Function, value
+from treadle.schedules.emit import Function, value, without_rest
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
@@ -87,12 +88,12 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     teams = moves.Teams(point.across, point.rows)
     function = Function(program)
     with function as buffers:
-        first, second = moves.TeamSum(teams), moves.TeamSum(teams)
+        first, second, third = (moves.TeamSum(teams) for _ in range(3))
         kept = T.sblock_alloc_buffer((teams.threads, 1), "float32", scope="local")
         walk = _Walk(program, buffers, point, teams)
         with moves.blocks(tirx.ceildiv(x.shape[0], moves.i64(point.rows))) as block:
             with walk.row(block) as row:
-                plain = row.sum(lambda element: moves.summand(total, lambda tensor, index: element), fresh=True)
+                (plain,) = row.sums(lambda element: moves.summand(total, lambda tensor, index: element), fresh=True)
                 first.publish(row.thread, plain)
             first.thin()
             with walk.row(block) as row:
@@ -102,15 +103,23 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
                 def centred(element: Expr) -> Expr:
                     return moves.summand(square, lambda tensor, index: element if tensor == x else sum_of_row[0])
 
-                second.publish(row.thread, row.sum(centred))
+                def drift(element: Expr) -> Expr:
+                    return element.astype("float32") - sum_of_row[0] / walk.features.astype("float32")
+
+                squares, drifts = row.sums(centred, drift)
+                second.publish(row.thread, squares)
+                third.publish(row.thread, drifts)
             second.thin()
+            third.thin()
             with walk.row(block) as row:
-                sum_of_squares = moves.Registers.private(1, "float32")
-                sum_of_squares.store(0, second.read(row.thread))
-                stages = {total: moves.Registers(kept, (row.thread,))[0], square: sum_of_squares[0]}
+                sums = moves.Registers.private(2, "float32")
+                for slot, team_sum in enumerate((second, third)):
+                    sums.store(slot, team_sum.read(row.thread))
+                stages = {total: moves.Registers(kept, (row.thread,))[0], square: sums[0]}
 
                 def normalised(elements: dict[te.Tensor, Expr]) -> Expr:
-                    return value(result, [moves.i64(0)] * 2, lambda tensor, index: {**elements, **stages}[tensor])
+                    plain = value(result, [moves.i64(0)] * 2, lambda tensor, index: {**elements, **stages}[tensor])
+                    return without_rest(plain, lambda total, count: sums[1] / count)
 
                 row.write(normalised)
     return function.primfunc
@@ -149,24 +158,28 @@ class _Row:
         self.walk, self.index, self.thread = walk, row, thread
         self._x, self._weight, self._bias = walk.program.args
 
-    def sum(self, term: Callable[[Expr], Expr], fresh: bool = False) -> Expr:
-        """The terms of this thread's elements added up, lane by lane; `fresh` reads a row that is to be held."""
-        walk, sums = self.walk, moves.Registers.private(self.walk.lanes, "float32")
-        for lane in range(walk.lanes):
-            sums.store(lane, moves.f32(0.0))
+    def sums(self, *terms: Callable[[Expr], Expr], fresh: bool = False) -> list[Expr]:
+        """Each term added up over this thread's elements, lane by lane; `fresh` reads a row that is to be held."""
+        walk = self.walk
+        sums = [moves.Registers.private(walk.lanes, "float32") for _ in terms]
+        for total in sums:
+            for lane in range(walk.lanes):
+                total.store(lane, moves.f32(0.0))
 
         def add(place: _Place, wide: bool) -> None:
             held, slot = self._elements(place, wide)
             for lane in range(walk.lanes):
                 with moves.when(True if wide else place.exists(lane)):
-                    sums.store(lane, sums[lane] + term(held[slot + lane]))
+                    for total, term in zip(sums, terms, strict=True):
+                        total.store(lane, total[lane] + term(held[slot + lane]))
 
         if fresh and walk.held is not None:
             self._each(lambda place, wide: self._read(self._x, place, wide, *self._kept(place)))
         self._each(add)
-        for lane in range(1, walk.lanes):
-            sums.store(0, sums[0] + sums[lane])
-        return sums[0]
+        for total in sums:
+            for lane in range(1, walk.lanes):
+                total.store(0, total[0] + total[lane])
+        return [total[0] for total in sums]
 
     def write(self, element: Callable[[dict[te.Tensor, Expr]], Expr]) -> None:
         (result,), lanes = self.walk.program.results, self.walk.lanes
