@@ -45,7 +45,7 @@ class Knobs:
     mr: int = knob(6, (2, 4, 6, 8, 12, 14), "rows of the register tile: each costs one broadcast per step of the reduction")
     nr: int = knob(2, (1, 2, 3, 4), "vector registers per row of the tile: each costs one load per step")
     kc: int = knob(
-        64, (32, 64, 128, 256, 384, 512), "reduction steps per block: panels must fit L1, and short sums lose few digits"
+        256, (32, 64, 128, 256, 384, 512), "reduction steps per block: panels must fit L1, and a block's sums are moved once"
     )
     mc: int = knob(384, (48, 96, 192, 384, 768), "rows per task: how often a packed column is used")
     nc: int = knob(512, (64, 128, 256, 512, 1024), "columns per task: how often a packed row is used")
