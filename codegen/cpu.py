@@ -21,12 +21,14 @@ from tvm.ir import IRModule
 
 from treadle.codegen.lower import Lowered
 from treadle.errors import ToolchainError
+from treadle.schedules.emit import SIZED
 from treadle.schedules.target import Target
 from treadle.settings import settings
 
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 #: A number that does not depend on the machine, so that the library's bytes do not either.
 _OBJECTS = 4
+_SHRINK = "s_tir.CompactBufferAllocation"
 _LINK = ("-shared", "-s", "-pthread", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-rpath,$ORIGIN")
 
 
@@ -86,13 +88,20 @@ def link_library(lowered: Sequence[Lowered], host: str, target: Target, out: Pat
 
 
 def _compile_objects(lowered: Sequence[Lowered], target: Target, work: Path) -> list[str]:
-    """The kernels as `_OBJECTS` objects, compiled side by side: LLVM runs outside Python's lock."""
+    """The kernels as a few objects, compiled side by side: LLVM runs outside Python's lock."""
+    # Shrinking buffers to what is used of them takes TVM ten times as long as everything else, over a scan's many bounds.
+    sized = [k for k in lowered if k.func.attrs.get(SIZED)]
+    others = [k for k in lowered if not k.func.attrs.get(SIZED)]
+    parts = [(p, skipped) for ks, skipped in ((sized, [_SHRINK]), (others, [])) for n in range(_OBJECTS) if (p := ks[n::_OBJECTS])]
 
     def compile_one(number: int) -> str:
+        kernels, skipped = parts[number]
         name = f"kernels{number}.o"
-        module = IRModule({k.symbol: k.func for k in lowered[number::_OBJECTS]})
-        tvm.compile(module, target={"kind": "llvm", "mcpu": target.cpu.mcpu}).mod.write_to_file(str(work / name))
+        module = IRModule({k.symbol: k.func for k in kernels})
+        with tvm.transform.PassContext(disabled_pass=skipped):
+            code = tvm.compile(module, target={"kind": "llvm", "mcpu": target.cpu.mcpu}).mod
+        code.write_to_file(str(work / name))
         return name
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return list(pool.map(compile_one, range(min(_OBJECTS, len(lowered)))))
+        return list(pool.map(compile_one, range(len(parts))))

@@ -2,8 +2,8 @@
 //
 // Memory holds `lines` rows at `pitch` elements; a tile is `columns` adjacent elements of each. Staging holds the tile's columns
 // as rows at `stage` floats. Eight by eight elements go through registers, so that both sides see whole vectors. A row of a tile
-// is one or two cache lines of a page that nothing else touches for a while, which no hardware prefetcher foresees: gathering a
-// tile asks for the one `ahead` elements further on.
+// is one or two cache lines of a page that nothing else touches for a while, which no hardware prefetcher foresees: gathering
+// asks for rows `ahead`, beyond the last row for the first ones of the following tile, `next` elements further on.
 
 #include "elements.h"
 
@@ -30,13 +30,15 @@ TREADLE_AVX2 inline void Transpose8(__m256 (&r)[8]) {
 }
 
 template <typename Type>
-TREADLE_AVX2 int32_t Gather(float* to, int64_t stage, const void* from, int64_t pitch, int64_t lines, int64_t columns, int64_t ahead) {
+TREADLE_AVX2 int32_t Gather(float* to, int64_t stage, const void* from, int64_t pitch, int64_t lines, int64_t columns, int64_t next, int64_t ahead) {
   const auto* src = static_cast<const typename Type::Bits*>(from);
   int64_t l = 0;
   for (; l + 8 <= lines; l += 8, src += 8 * pitch) {
+    const auto* soon = src + ahead * pitch;
+    if (l + ahead >= lines) soon += next - lines * pitch;
     for (int i = 0; i < 8 && ahead; ++i) {
       for (int64_t c = 0; c < columns; c += 64 / static_cast<int64_t>(sizeof *src)) {
-        _mm_prefetch(reinterpret_cast<const char*>(src + i * pitch + ahead + c), _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char*>(soon + i * pitch + c), _MM_HINT_T1);
       }
     }
     int64_t c = 0;
@@ -96,8 +98,8 @@ TREADLE_AVX2 int32_t Scatter(void* to, int64_t pitch, const float* from, int64_t
 
 #define TREADLE_TILE(name, Type)                                                                                             \
   extern "C" int32_t treadle_gather_##name(float* to, int64_t stage, const void* from, int64_t pitch, int64_t lines,        \
-                                           int64_t columns, int64_t ahead) {                                                 \
-    return Gather<Type>(to, stage, from, pitch, lines, columns, ahead);                                                      \
+                                           int64_t columns, int64_t next, int64_t ahead) {                                                 \
+    return Gather<Type>(to, stage, from, pitch, lines, columns, next, ahead);                                                      \
   }                                                                                                                          \
   extern "C" int32_t treadle_scatter_##name(void* to, int64_t pitch, const float* from, int64_t stage, int64_t lines,       \
                                             int64_t columns, int32_t large) {                                              \
