@@ -1,20 +1,25 @@
 """The generated host function: a Plan as straight-line C++, the same for every kind of memory.
 
-Per call: read the sizes from the inputs' shapes, lay the regions out one after another, make one view per value, and call
+Per call: read the sizes from the inputs' shapes, lay the regions out one after another, make views of the values, and call
 the kernels in order. No interpreter, no allocation after the largest call, nothing looked up. On CUDA the calls enqueue
 and return; which stream, and what growing the arena means there, is in `memory_cuda.h`.
+
+The calls stand in functions of `_STEPS` each, which make the views that they use: a C++ compiler's time grows with the
+square of a function (hence noinline), and in one the 733 calls of a large encoder took g++ three minutes.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 
 from treadle.codegen.plan import ENTRY, Plan
 from treadle.dtypes import dtype as find_dtype
 from treadle.errors import TreadleError
 from treadle.ir import dims as dm
-from treadle.ir.graph import Value
+from treadle.ir.graph import Node, Value
 
+_STEPS = 8
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "/", ast.Mod: "%"}
 
 
@@ -35,6 +40,10 @@ def host_source(plan: Plan, kind: str = "cpu") -> str:
         "",
         "TREADLE_EXPORT int treadle_abi_version() { return treadle::kAbiVersion; }",
         "",
+        "namespace {",
+        *_steps(plan),
+        "}",
+        "",
         *_function("treadle_session_new", [f"return {call('session_new', f', {len(plan.graph.weights)}, result')};"]),
         *_function("treadle_session_clone", [f"return {call('session_clone', ', result')};"]),
         *_function("treadle_session_free", [f"return {call('session_free', '')};"]),
@@ -50,8 +59,7 @@ def _function(name: str, body: list[str]) -> list[str]:
 
 
 def _body(plan: Plan, count: int) -> list[str]:
-    graph = plan.graph
-    ports = {**{f"in_{n}": v for n, v in graph.inputs.items()}, **{f"out_{n}": v for n, v in graph.outputs.items()}}
+    graph, ports = plan.graph, _ports(plan)
     lines = [f"auto* s = treadle::session<Memory>(args, count, {count});", "if (!s) return -1;"]
     for i, port in enumerate(ports):
         lines.append(f"const DLTensor* {port} = treadle::tensor(args[{i + 1}]);")
@@ -70,12 +78,46 @@ def _body(plan: Plan, count: int) -> list[str]:
     if plan.regions:
         lines += [f"char* arena = s->arena.reserve({end}, {plan.bytes_with}, turn);", "if (!arena) return -1;"]
 
-    lines += ["", "// values"]
+    lines += ["", f"const Call call{{{', '.join(_shared(plan))}}};"]
+    lines += [f"if (steps_{i}(call)) return -1;" for i in range(len(_chunks(plan)))]
+    return [*lines, f"return turn.finish({_where(plan.nodes[-1])});"]
+
+
+def _ports(plan: Plan) -> dict[str, Value]:
+    """The entry point's tensors by their names in C++."""
+    graph = plan.graph
+    return {**{f"in_{n}": v for n, v in graph.inputs.items()}, **{f"out_{n}": v for n, v in graph.outputs.items()}}
+
+
+def _chunks(plan: Plan) -> list[Sequence[Node]]:
+    return [plan.nodes[i : i + _STEPS] for i in range(0, len(plan.nodes), _STEPS)]
+
+
+def _shared(plan: Plan) -> dict[str, str]:
+    """What all steps of a call know, by name, with its type in C++."""
+    return {
+        "s": "treadle::Session<Memory>*", "device": "DLDevice", **dict.fromkeys(_ports(plan), "const DLTensor*"),
+        **dict.fromkeys(_sizes(plan.graph.inputs, plan.graph.dims), "int64_t"),
+        **({"arena": "char*"} if plan.regions else {}), **{f"at_{r.name}": "int64_t" for r in plan.regions},
+    }  # fmt: skip
+
+
+def _steps(plan: Plan) -> list[str]:
+    """The calls, a function for each chunk of them."""
+    shared = _shared(plan)
+    lines = ["struct Call {", *(f"  {kind} {name};" for name, kind in shared.items()), "};", ""]
+    for i, nodes in enumerate(_chunks(plan)):
+        body = [f"const auto& [{', '.join(shared)}] = call;", *_chunk(plan, nodes), "return 0;"]
+        lines += [f"__attribute__((noinline)) int steps_{i}(const Call& call) {{", *(f"  {line}" for line in body), "}", ""]
+    return lines
+
+
+def _chunk(plan: Plan, nodes: Sequence[Node]) -> list[str]:
     views: dict[tuple[Value, tuple[str, ...]], str] = {}
-    weights = {n: i for i, n in enumerate(graph.weights)}
+    weights = {n: i for i, n in enumerate(plan.graph.weights)}
     pointers = {"input": "treadle::data(in_{0})", "output": "treadle::data(out_{0})", "arena": "arena + at_{0}"}
-    calls = []
-    for node in plan.nodes:
+    made, calls = [], []
+    for node in nodes:
         names = []
         for value in (*node.inputs, *node.outputs):
             shape = tuple(dm.text(s) for s in value.shape)
@@ -86,12 +128,15 @@ def _body(plan: Plan, count: int) -> list[str]:
                 pointer = f"s->weight({weights[place.of]})" if place.kind == "weight" else pointers[place.kind].format(place.of)
                 sizes = ", ".join(cpp(t) for t in shape)
                 dtype = f"DLDataType{{{kind.code}, {kind.bits}, 1}}"
-                lines.append(f"treadle::View<{len(shape)}> {views[key]}({pointer}, device, {dtype}, {sizes});  // {value.name}")
+                made.append(f"treadle::View<{len(shape)}> {views[key]}({pointer}, device, {dtype}, {sizes});  // {value.name}")
             names.append(views[key])
-        where = f'"{node.name}", "{node.program.symbol}"'
-        call = f"treadle::call<{len(node.outputs)}>(__tvm_ffi_{node.program.symbol}, {', '.join(names)})"
-        calls.append(f"if ({call}) return treadle::failed_in({where});")
-    return [*lines, "", "// steps", *calls, f"return turn.finish({where});"]
+        one = f"treadle::call<{len(node.outputs)}>(__tvm_ffi_{node.program.symbol}, {', '.join(names)})"
+        calls.append(f"if ({one}) return treadle::failed_in({_where(node)});")
+    return [*made, *calls]
+
+
+def _where(node: Node) -> str:
+    return f'"{node.name}", "{node.program.symbol}"'
 
 
 def _sizes(inputs: dict[str, Value], dims: dict[str, dm.Dim]) -> dict[str, str]:

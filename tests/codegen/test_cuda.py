@@ -12,6 +12,7 @@ from elftools.elf.elffile import ELFFile
 from treadle.api import compile_graph
 from treadle.codegen import cuda, fatbin, nvcc, ptxas, report
 from treadle.codegen.cuda_source import Source
+from treadle.codegen.lower import lower
 from treadle.errors import ArchError, ToolchainError, UnknownNameError
 from treadle.ir import build
 from treadle.ir.graph import single
@@ -46,6 +47,15 @@ def test_machine_code_of_both_architectures_is_embedded(made):
         elf = ELFFile(io.BytesIO(image.data))
         assert elf["e_machine"] == "EM_CUDA" and elf["e_flags"] >> 8 & 0xFF == number
         assert {f".text.{k.symbol}_kernel" for k in lowered} <= {s.name for s in elf.iter_sections()}
+
+
+def test_every_dtype_compiles_into_one_library(kernels, tmp_path):
+    """The entry points are plain C++, which knows no float16 unless it is told."""
+    lowered = [lower(build("image.to_planes", t), kernels.HOPPER) for t in ("float32", "float16", "bfloat16")]
+    files = link(kernels, lowered, tmp_path)
+    assert "half*" in files["sources/entries.cc"] and "uint16_t*" in files["sources/entries.cc"]
+    (image,) = fatbin.images((tmp_path / "lib.so").read_bytes())
+    assert image.is_code and all(k.symbol.encode() in image.data for k in lowered)
 
 
 def test_other_contents_are_refused(made):
