@@ -14,6 +14,7 @@ from tvm import te
 
 from treadle.codegen.lower import spaces
 from treadle.dtypes import dtype as find_dtype
+from treadle.errors import ToolchainError
 from treadle.ir import Program, build
 from treadle.ir import dims as dm
 from treadle.ir.dims import Size
@@ -22,28 +23,32 @@ from treadle.ir.program import Definition
 from treadle.schedules.space import describe
 from treadle.schedules.target import Target
 
-#: On the CPU every schedule is held against the oracle by `treadle check`, on this kind of machine: nothing is merely emulated.
-_CPU_STATE = "proven"
+#: Targets whose schedules are listed.
+TARGETS = ("cpu", "cuda:sm_90a")
 
 
 def variants(definition: Definition) -> Iterator[Program]:
-    """The Program under every combination of the attributes that are choices, the defaults first."""
+    """The Program in each dtype and under every combination of the attributes that are choices, the defaults first."""
     choices = {n: (a.default, *(c for c in a.choices if c != a.default)) for n, a in definition.attrs.items() if a.choices}
-    for values in itertools.product(*choices.values()):
-        yield build(definition.name, definition.dtypes[0], dict(zip(choices, values, strict=True)))
+    for dtype, *values in itertools.product(definition.dtypes, *choices.values()):
+        yield build(definition.name, dtype, dict(zip(choices, values, strict=True)))
 
 
-def schedules(definition: Definition, target: str = "cpu") -> list[dict[str, Any]]:
-    """Every schedule that fits some variant of the Program; `default` says for how many it is the one used."""
+def schedules(definition: Definition, target: str) -> list[dict[str, Any]]:
+    """Every schedule that fits some variant of the Program; `default_for` says for how many it is the one used."""
     goal = Target.parse(target)
     found: dict[str, dict[str, Any]] = {}
     for program in variants(definition):
-        for rank, space in enumerate(spaces(program, goal)):
+        try:
+            fitting = spaces(program, goal)
+        except ToolchainError:  # a Program without a schedule for this target is listed without one
+            continue
+        for rank, space in enumerate(fitting):
             entry = found.setdefault(
                 space.name,
                 {
                     "name": space.name,
-                    "state": _CPU_STATE,
+                    "state": _state(space.module, goal),
                     "default_for": 0,
                     "doc": " ".join((space.module.__doc__ or "").split()).partition(". ")[0].rstrip("."),
                     "knobs": describe(space.module.Knobs),
@@ -51,6 +56,18 @@ def schedules(definition: Definition, target: str = "cpu") -> list[dict[str, Any
             )
             entry["default_for"] += rank == 0
     return list(found.values())
+
+
+def _state(schedule: Any, target: Target) -> str:
+    """How far a schedule is trusted: `treadle check` holds every one against the oracles, but on this machine's CPU.
+
+    proven      it runs on the target itself
+    emulated    it runs with its threads made serial; no GPU has run it
+    compiled    it cannot be made serial, so that nothing but the compiler has seen it
+    """
+    if target.kind == "cpu":
+        return "proven"
+    return "emulated" if schedule.SERIAL else "compiled"
 
 
 def describe_program(program: Program) -> dict[str, Any]:
@@ -80,7 +97,7 @@ def describe_program(program: Program) -> dict[str, Any]:
             "flops": _written(program.flops),
             "exps": _written(program.exps),
         },
-        "schedules": {"cpu": schedules(d)},
+        "schedules": {target: schedules(d, target) for target in TARGETS},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,9 +23,11 @@ from treadle.ir import Program, definitions
 from treadle.ir import dims as dm
 from treadle.ir.oracles.check import Verdict, compare
 from treadle.ir.program import Definition
+from treadle.schedules.space import Space
 from treadle.schedules.target import Target
 
-#: Kernels compiled per program; the cases share them, each with sizes of its own.
+#: Kernels drawn per program; the cases share them, each with sizes of its own. A kernel costs about a second, a case a
+#: hundredth of one: more cases per kernel than kernels find more.
 KERNELS = 18
 #: Elements of a result compared at least: the tolerance weighs our worst rounding error against the float32 oracle's worst,
 #: and for a handful of elements that would be one chance against another.
@@ -61,11 +63,15 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the sweep found for one program; `worst` is the largest ratio of error to bound."""
+    """What the sweep found for one program; `worst` is the largest ratio of error to bound.
+
+    `kernels` counts the distinct ones (attributes, dtype, bindings and Point), `points` the distinct Points of schedules.
+    """
 
     program: str
     cases: int
     kernels: int
+    points: int
     worst: float
     mismatches: tuple[Mismatch, ...]
 
@@ -89,10 +95,15 @@ def sweep(
     kernels: dict[str, list[Lowered]] = {}
     for d in chosen:
         progress(f"scheduling {d.name}")
-        kernels[d.name] = [_kernel(d, i, goal, seed) for i in range(min(KERNELS, cases))]
+        kernels[d.name] = _once(_kernel(d, i, goal, seed) for i in range(min(KERNELS, cases)))
     with ExitStack() as keep:
         functions = compile_many([k for ks in kernels.values() for k in ks], goal, keep, progress)
         return [_outcome(d.name, kernels[d.name], functions, cases, seed, progress) for d in chosen]
+
+
+def _once(drawn: Iterable[Lowered]) -> list[Lowered]:
+    """Kernels drawn more than once are compiled once: a program with few attributes and knobs has few."""
+    return list({(k.symbol, k.schedule, k.point): k for k in drawn}.values())
 
 
 def _kernel(definition: Definition, index: int, target: Target, seed: int) -> Lowered:
@@ -103,6 +114,11 @@ def _kernel(definition: Definition, index: int, target: Target, seed: int) -> Lo
     space = fitting[0] if index % 2 == 0 else fitting[rng.integers(len(fitting))]
     legal = [space.point()] if index % 2 == 0 else list(space.legal())
     point = legal[rng.integers(len(legal))]
+    return lowered(program, target, space, point)
+
+
+def lowered(program: Program, target: Target, space: Space, point: Any) -> Lowered:
+    """A kernel at a legal Point; whatever is raised on the way names it."""
     try:
         return lower(program, target, space, point)
     except Exception as wrong:
@@ -115,45 +131,37 @@ def _kernel(definition: Definition, index: int, target: Target, seed: int) -> Lo
 def _outcome(
     name: str, kernels: Sequence[Lowered], functions: Mapping[int, tvm_ffi.Function], cases: int, seed: int, progress: Progress
 ) -> Outcome:
-    oracle = importlib.import_module(f"treadle.ir.oracles.{name}").oracle
     worst, mismatches = 0.0, []
     for case in range(cases):
         if case % 25 == 0:
             progress(f"checking {name}: {case} of {cases} cases")
         kernel = kernels[case % len(kernels)]
-        p, rng = kernel.program, generator(seed, name, "case", case)
-        sizes = draw_sizes(p, rng)
-        verdicts = _held(oracle, p, functions[id(kernel)], sizes, rng)
-        ratios = {n: v.error / v.bound if v.bound else 0.0 if v.ok else math.inf for n, v in verdicts.items()}
-        result = next((n for n, v in verdicts.items() if not v.ok), max(ratios, key=ratios.__getitem__))
-        worst = max(worst, ratios[result])
-        if not verdicts[result].ok:
-            mismatches.append(
-                Mismatch(
-                    name,
-                    seed,
-                    case,
-                    p.dtype,
-                    dict(p.attrs),
-                    sizes,
-                    tuple(p.bound),
-                    kernel.schedule,
-                    asdict(kernel.point),
-                    result,
-                    ratios[result],
-                )
-            )
-    return Outcome(name, cases, len(kernels), worst, tuple(mismatches))
+        ratio, mismatch = held(kernel, functions[id(kernel)], seed, case)
+        worst = max(worst, ratio)
+        mismatches += [mismatch] if mismatch else []
+    points = {(k.schedule, k.point) for k in kernels}
+    return Outcome(name, cases, len(kernels), len(points), worst, tuple(mismatches))
 
 
-def _held(
-    oracle: Callable[..., dict[str, torch.Tensor]],
-    program: Program,
-    function: tvm_ffi.Function,
-    sizes: Mapping[str, int],
-    rng: np.random.Generator,
+def held(kernel: Lowered, function: tvm_ffi.Function, seed: int, case: int) -> tuple[float, Mismatch | None]:
+    """One random case of a kernel: the largest ratio of error to bound among its results, and what to say if it is over."""
+    p = kernel.program
+    rng = generator(seed, p.name, "case", case)
+    sizes = draw_sizes(p, rng)
+    verdicts = _verdicts(p, function, sizes, rng)
+    ratios = {n: v.error / v.bound if v.bound else 0.0 if v.ok else math.inf for n, v in verdicts.items()}
+    result = next((n for n, v in verdicts.items() if not v.ok), max(ratios, key=ratios.__getitem__))
+    if verdicts[result].ok:
+        return ratios[result], None
+    where = p.name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound), kernel.schedule, asdict(kernel.point)
+    return ratios[result], Mismatch(*where, result, ratios[result])
+
+
+def _verdicts(
+    program: Program, function: tvm_ffi.Function, sizes: Mapping[str, int], rng: np.random.Generator
 ) -> dict[str, Verdict]:
     """Each result of a kernel against the oracle, inputs drawn until every result has had `ENOUGH` elements compared."""
+    oracle = importlib.import_module(f"treadle.ir.oracles.{program.name}").oracle
     shapes = {t.op.name: [dm.evaluate(s, sizes) for s in t.shape] for t in program.results}
     draws = -(-ENOUGH // min(math.prod(s) for s in shapes.values()))
     found: dict[str, list[tuple[torch.Tensor, ...]]] = {n: [] for n in shapes}

@@ -41,7 +41,10 @@ def test_list_names_every_program_with_a_proven_schedule(treadle):
 
     found = {f["program"]: f for f in treadle("list", "--json").json["result"]}
     assert set(found) == set(definitions())
-    assert all(s["state"] == "proven" for f in found.values() for s in f["schedules"]["cpu"])
+    assert all(f["schedules"]["cpu"] for f in found.values())
+    states = {t: {s["state"] for f in found.values() for s in f["schedules"][t]} for t in ("cpu", "cuda:sm_90a")}
+    assert states == {"cpu": {"proven"}, "cuda:sm_90a": {"emulated"}}
+    assert {s["name"] for s in found["gemm.linear"]["schedules"]["cuda:sm_90a"]} == {"mma", "simt"}
     assert found["scan.gspn"]["adjoint"] == "scan.gspn_adjoint"
 
 

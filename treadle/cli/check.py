@@ -26,18 +26,25 @@ def check(
 
         verdicts = sweep(programs or None, target, cases, seed, say)
 
-    rows = [(v.program, v.cases, v.kernels, len(v.mismatches), f"{v.worst:.3f}") for v in verdicts]
+    rows = [(v.program, v.cases, v.kernels, v.points, len(v.mismatches), f"{v.worst:.3f}") for v in verdicts]
     wrong = [m for v in verdicts for m in v.mismatches]
-    shown: list[RenderableType] = [table(["program", ">cases", ">kernels", ">mismatches", ">worst error / bound"], rows)]
+    shown: list[RenderableType] = [
+        table(["program", ">cases", ">kernels", ">points", ">mismatches", ">worst error / bound"], rows)
+    ]
     shown += [escaped(f"{m}") for m in wrong[:10]]
     if len(wrong) > 10:
         shown.append(f"and {len(wrong) - 10} more; --json lists all")
-    total = sum(v.cases for v in verdicts)
-    shown.append(f"{total} cases with seed {seed} on {target}: {len(wrong)} mismatches")
+    total, kernels, points = (sum(getattr(v, what) for v in verdicts) for what in ("cases", "kernels", "points"))
+    shown.append(
+        f"{total} cases with seed {seed} on {target}, by {kernels} distinct kernels at {points} distinct points: "
+        f"{len(wrong)} mismatches"
+    )
     result = {
         "target": target,
         "seed": seed,
         "cases": total,
+        "kernels": kernels,
+        "points": points,
         "mismatches": len(wrong),
         "programs": [asdict(v) for v in verdicts],
     }
