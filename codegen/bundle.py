@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from treadle.codegen.host import host_source
 from treadle.codegen.manifest import library, manifest
 from treadle.codegen.plan import plan
 from treadle.codegen.report import describe
-from treadle.errors import BundleError
+from treadle.errors import BundleError, UnknownNameError
 from treadle.ir import dims as dm
 from treadle.ir.graph import Graph, Value
 from treadle.runtime import manifest as mf
@@ -50,10 +50,12 @@ def write_bundle(
     arrays: Mapping[str, weights.Array],
     points: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress = lambda _: None,
+    waive: Collection[str] = (),
 ) -> Report:
     """Compile a Graph into the bundle folder `out`, replacing a bundle that stands there.
 
-    `points` sets knobs per Program name, on that Program's default schedule.
+    `points` sets knobs per Program name, on that Program's default schedule; `waive` names Programs whose CUDA kernels may
+    spill registers.
     """
     out = Path(out)
     if out.exists() and not (out / mf.FILE).is_file():
@@ -61,7 +63,7 @@ def write_bundle(
             f"{out} exists and is no bundle", given="another file or folder", expected="a new path, or an old bundle"
         )
     with ExitStack() as keep:
-        made = _compile(graph, target, points or {}, keep, progress)
+        made = _compile(graph, target, points or {}, keep, progress, waive)
         progress("writing the bundle")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +83,11 @@ def write_bundle(
     return made.report
 
 
-def cached_kernel(graph: Graph, target: Target, points: Mapping[str, Mapping[str, Any]], keep: ExitStack) -> Path:
+def cached_kernel(
+    graph: Graph, target: Target, points: Mapping[str, Mapping[str, Any]], keep: ExitStack, waive: Collection[str] = ()
+) -> Path:
     """The bundle of a Graph without weights, straight from the cache."""
-    return _compile(graph, target, points, keep, lambda _: None).folder
+    return _compile(graph, target, points, keep, lambda _: None, waive).folder
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,15 @@ class _Made:
 
 
 def _compile(
-    graph: Graph, target: Target, points: Mapping[str, Mapping[str, Any]], keep: ExitStack, progress: Progress
-) -> _Made:
+    graph: Graph, target: Target, points: Mapping[str, Mapping[str, Any]], keep: ExitStack, progress: Progress,
+    waive: Collection[str],
+) -> _Made:  # fmt: skip
     """Everything of a bundle but its weights, in a cache entry."""
     progress("planning")
     planned = plan(graph)
     programs = lower.distinct(n.program for n in planned.nodes)
+    for name in set(waive) - {p.name for p in programs}:
+        raise UnknownNameError.unknown("program to waive", name, sorted({p.name for p in programs}), where=graph.name)
     lowered = []
     for i, program in enumerate(programs):
         progress(f"scheduling {i + 1} of {len(programs)} kernels: {program.name}")
@@ -118,6 +125,7 @@ def _compile(
         "files": files,
         "support": {n: hashlib.sha256(text).hexdigest() for n, text in support.items()},
         "target": asdict(target.cpu),
+        "waive": sorted(set(waive)),
         "tools": cuda.key() if cuda_target else cpu.key(),
     })  # fmt: skip
 
@@ -128,7 +136,7 @@ def _compile(
         made = {}
         if cuda_target:
             headers = {n: text for n, text in support.items() if n.endswith(".h")}
-            made = cuda.link_library(lowered, files["sources/host.cc"], target, out, headers)
+            made = cuda.link_library(lowered, files["sources/host.cc"], target, out, headers, waive)
         else:
             cpu.link_library(lowered, files["sources/host.cc"], target, out)
         for name, text in {**files, **made}.items():

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -37,12 +37,13 @@ def key() -> dict[str, object]:
 
 
 def link_library(
-    lowered: Sequence[Lowered], host: str | None, target: Target, out: Path, support: Mapping[str, bytes] | None = None
-) -> dict[str, str]:
+    lowered: Sequence[Lowered], host: str | None, target: Target, out: Path, support: Mapping[str, bytes] | None = None,
+    waive: Collection[str] = (),
+) -> dict[str, str]:  # fmt: skip
     """Compile and link one library, and return the files that describe it, by their names in a bundle.
 
     `host` is the generated host translation unit; without it the library offers its kernels alone. `support` holds further
-    files: headers, and `.cc` files that become part of the library.
+    files: headers, and `.cc` files that become part of the library; `waive` names Programs whose kernels may spill.
     """
     made = source(lowered, target)
     work = out.parent / "work"
@@ -58,13 +59,13 @@ def link_library(
         objects = list(pool.map(lambda name: _host(name, work), sorted(n for n in units if n.endswith(".cc"))))
         log = device.result()
     usage = ptxas.parse(log)
-    ptxas.refuse_spills(usage, made.kernels)
+    ptxas.refuse_spills(usage, made.kernels, waive)
     _link([f"{_UNIT}.o", *objects], work)
     fatbin.check((work / "lib.so").read_bytes(), [g.arch for g in target.gpus], [k.name for k in made.kernels])
     files = {"sources/kernels.cu": made.device, "sources/entries.cc": made.entries}
     for gpu in target.gpus:
         files[f"sources/{gpu.arch}.ptx"] = _ptx(gpu.arch, work).read_text()
-        files[f"reports/{gpu.arch}.json"] = report.text(gpu, made.kernels, usage[gpu.arch])
+        files[f"reports/{gpu.arch}.json"] = report.text(gpu, made.kernels, usage[gpu.arch], waive)
     (work / "lib.so").rename(out)
     shutil.rmtree(work)
     return files

@@ -7,13 +7,13 @@ without warning when a tile grows by one. So does a local array that the compile
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from treadle.codegen.cuda_source import Kernel
 from treadle.errors import ToolchainError
 
-#: (program, schedule) -> why its kernels may spill or use a stack, with what was measured.
+#: (program, schedule) -> why its kernels may spill or use a stack, with what was measured. Callers waive by Program name.
 WAIVED: Mapping[tuple[str, str], str] = {}
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
@@ -54,23 +54,32 @@ def parse(log: str) -> dict[str, dict[str, Usage]]:
     return found
 
 
-def refuse_spills(usage: Mapping[str, Mapping[str, Usage]], kernels: Iterable[Kernel]) -> None:
+def waiver(k: Kernel, names: Collection[str]) -> str | None:
+    """Why a kernel may spill, where it may: its Program is among the names that the caller waived, or it is in the table."""
+    return "by the caller" if k.of.program.name in names else WAIVED.get((k.of.program.name, k.of.schedule))
+
+
+def refuse_spills(
+    usage: Mapping[str, Mapping[str, Usage]], kernels: Iterable[Kernel], waived: Collection[str] = ()
+) -> None:
     """A ToolchainError that names every kernel that spills and is not waived."""
-    bad = []
+    bad, names = [], set()
     for k in kernels:
-        if (k.of.program.name, k.of.schedule) in WAIVED:
+        if waiver(k, waived):
             continue
         for arch, used in usage.items():
             u = used[k.name]
             if u.spills:
                 what = f"{u.stack} bytes of stack, {u.spill_stores} of spill stores, {u.spill_loads} of spill loads"
                 bad.append(f"{k.of.program.name}, schedule {k.of.schedule}, {k.of.point}: kernel {k.name} on {arch} has {what}")
+                names.add(k.of.program.name)
     if bad:
         raise ToolchainError(
             "a kernel keeps registers in memory",
             given="; ".join(bad),
             expected="no spills and no stack",
-            hint="Choose a point with smaller tiles; or waive it, with the reason, in treadle.codegen.ptxas.WAIVED.",
+            hint="Choose a point with smaller tiles; or accept it, on the command line with "
+            f"{' '.join(f'--waive {n}' for n in sorted(names))}, in Python with waive={sorted(names)}.",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from treadle.codegen.cuda_source import Kernel
 from treadle.codegen.lower import Lowered
 from treadle.codegen.occupancy import occupancy
-from treadle.codegen.ptxas import WAIVED, Usage
+from treadle.codegen.ptxas import Usage, waiver
 from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program
 from treadle.ir import dims as dm
@@ -27,23 +27,23 @@ def describe(k: Lowered) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def text(gpu: Gpu, kernels: Sequence[Kernel], usage: Mapping[str, Usage]) -> str:
+def text(gpu: Gpu, kernels: Sequence[Kernel], usage: Mapping[str, Usage], waive: Collection[str] = ()) -> str:
     """One architecture's report: the device that floors are stated for, and a row per `__global__` function."""
     device = {
         "name": gpu.device, "sms": gpu.sms, "bandwidth_gbs": gpu.bandwidth, "bf16_tflops": gpu.bf16_tflops,
         "fp32_tflops": gpu.fp32_tflops,
     }  # fmt: skip
-    rows = [_row(gpu, k, usage[k.name]) for k in kernels]
+    rows = [_row(gpu, k, usage[k.name], waive) for k in kernels]
     return json.dumps({"schema": 1, "arch": gpu.arch, "device": device, "kernels": rows}, indent=1, sort_keys=True) + "\n"
 
 
-def _row(gpu: Gpu, k: Kernel, used: Usage) -> dict[str, Any]:
+def _row(gpu: Gpu, k: Kernel, used: Usage, waive: Collection[str]) -> dict[str, Any]:
     fits = None
     if k.threads is not None and k.dynamic_shared is not None:
         fits = asdict(occupancy(gpu, k.threads, used.registers, used.static_shared + k.dynamic_shared))
     return {
         "function": k.name, **describe(k.of), **asdict(used), "threads": k.threads, "dynamic_shared": k.dynamic_shared,
-        "occupancy": fits, "waived": WAIVED.get((k.of.program.name, k.of.schedule)), "floor": floor(k.of.program),
+        "occupancy": fits, "waived": waiver(k, waive) if used.spills else None, "floor": floor(k.of.program),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ def compile_graph(
     seed: int = 0,
     points: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    waive: Collection[str] = (),
 ) -> bundle.Report:
     """Compile a Graph into a bundle folder and say what was done."""
     goal = Target.parse(target)
     if isinstance(given, (str, os.PathLike)):
         given = weights.read(Path(given))
     arrays = weights.draw(graph, seed) if given is None else weights.check(graph, given)
-    return bundle.write_bundle(graph, goal, Path(out), arrays, points, progress)
+    return bundle.write_bundle(graph, goal, Path(out), arrays, points, progress, waive)
 
 
 def compile(
@@ -48,24 +49,27 @@ def compile(
     weights: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    waive: Collection[str] = (),
 ) -> Kernel | Bundle:
     """Compile a Program by name into a Kernel, or a Graph into a Bundle at `out`.
 
     For a Program: `dtype`, `attrs`, `dims` (a number fixes a dimension, a pair (lo, hi) narrows its bounds) and `point`
     (knobs of its default schedule). For a Graph: `weights`, a mapping of arrays or a safetensors file, or else random
-    weights drawn from `seed`. Compiled code is cached; a second call loads it.
+    weights drawn from `seed`. `waive` names programs whose CUDA kernels may spill registers to memory, which otherwise is an
+    error. Compiled code is cached; a second call loads it.
     """
     if isinstance(what, Graph):
         if out is None:
             raise ArgumentError(
                 f"compile({what.name}): a Graph becomes a bundle", given="out=None", expected="out='NAME.treadle'"
             )
-        compile_graph(what, target, out, weights, seed)
+        compile_graph(what, target, out, weights, seed, waive=waive)
         return Bundle.open(out)
     graph = single(build_program(what, dtype, attrs, dims))
     points = {what: point} if point else {}
+    goal = Target.parse(target)
     if out is not None:
-        compile_graph(graph, target, out, points=points)
-        return Kernel(Session(Bundle.open(out)), ExitStack())
+        compile_graph(graph, target, out, points=points, waive=waive)
+        return Kernel(Session(Bundle.open(out), goal.kind), ExitStack())
     keep = ExitStack()
-    return Kernel(Session(Bundle.open(bundle.cached_kernel(graph, Target.parse(target), points, keep))), keep)
+    return Kernel(Session(Bundle.open(bundle.cached_kernel(graph, goal, points, keep, waive)), goal.kind), keep)

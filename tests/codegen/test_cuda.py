@@ -10,7 +10,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from treadle.api import compile_graph
-from treadle.codegen import cuda, fatbin, nvcc, ptxas, report
+from treadle.codegen import cuda, fatbin, nvcc, ptxas
 from treadle.codegen.cuda_source import Source
 from treadle.codegen.lower import lower
 from treadle.errors import ArchError, ToolchainError, UnknownNameError
@@ -25,9 +25,9 @@ except ToolchainError as missing:
     pytest.skip(f"no CUDA compiler anywhere: {missing}", allow_module_level=True)
 
 
-def link(kernels, lowered, folder, target=None):
+def link(kernels, lowered, folder, target=None, waive=()):
     folder.mkdir(parents=True, exist_ok=True)
-    return cuda.link_library(lowered, None, target or kernels.HOPPER, folder / "lib.so")
+    return cuda.link_library(lowered, None, target or kernels.HOPPER, folder / "lib.so", waive=waive)
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +123,17 @@ def test_two_clean_compiles_give_the_same_bytes(made, kernels, tmp_path):
     assert again == files
 
 
-def test_a_kernel_that_spills_is_refused_by_name_unless_waived(kernels, tmp_path, monkeypatch):
-    with pytest.raises(ToolchainError, match=r"test\.local_array, schedule by_hand.*on sm_90a has \d+ bytes of stack"):
+def test_a_kernel_that_spills_is_refused_by_name_unless_waived(kernels, tmp_path):
+    wanted = r"test\.local_array, schedule by_hand.*on sm_90a has \d+ bytes of stack"
+    with pytest.raises(ToolchainError, match=wanted) as caught:
         link(kernels, [kernels.elementwise(), kernels.local_array()], tmp_path / "refused")
-    waived = {("test.local_array", "by_hand"): "a test"}
-    monkeypatch.setattr(ptxas, "WAIVED", waived)
-    monkeypatch.setattr(report, "WAIVED", waived)
-    files = link(kernels, [kernels.local_array()], tmp_path / "waived")
-    (row,) = json.loads(files["reports/sm_90a.json"])["kernels"]
-    assert row["stack"] >= 256 and row["waived"] == "a test"
+    hint = caught.value.hint
+    assert "--waive test.local_array" in hint and "waive=['test.local_array']" in hint and "test.swish" not in hint
+    both = [kernels.elementwise(), kernels.local_array()]
+    files = link(kernels, both, tmp_path / "waived", waive=["test.local_array"])
+    rows = {r["program"]: r for r in json.loads(files["reports/sm_90a.json"])["kernels"]}
+    assert rows["test.local_array"]["stack"] >= 256 and rows["test.local_array"]["waived"] == "by the caller"
+    assert rows["test.swish"]["waived"] is None
 
 
 def test_too_few_registers_are_found_out(kernels, tmp_path, monkeypatch):

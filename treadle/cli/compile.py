@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,10 @@ def compile_(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Draw random weights from this seed (0 unless given).")
     ] = None,
+    waive: Annotated[
+        list[str] | None,
+        typer.Option("--waive", metavar="PROGRAM", help="Let this program's CUDA kernels spill registers; may be repeated."),
+    ] = None,
 ) -> Reply:
     """Compile a program or a model into a bundle."""
     dims = flags.dims(dim)
@@ -48,9 +53,10 @@ def compile_(
         graph = subject.graph(what, dtype, attr, dims)
         if not graph.weights and (weights is not None or seed is not None):
             raise UsageError(f"{what} has no weights", given="--weights or --seed", expected="neither")
-        report = compile_graph(graph, target, out, weights, seed or 0, progress=say)
+        report = compile_graph(graph, target, out, weights, seed or 0, progress=say, waive=waive or ())
     seconds = time.perf_counter() - started
 
+    own, tools = (resource.getrusage(who).ru_maxrss << 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     saved = report.arena_bytes_without_reuse - report.arena_bytes
     at = ", ".join(f"{n} = {v}" for n, v in report.arena_at.items())
     rows = [
@@ -60,6 +66,8 @@ def compile_(
         ("parameters", f"{report.parameters:,}"),
         ("arena", f"{size(report.arena_bytes)} at {at}; reuse saves {size(saved)}" if report.arena_bytes else "none"),
         ("time", f"{seconds:.1f} s"),
+        ("peak memory", f"{size(own)}, and {size(tools)} in the largest tool it ran"),
     ]
     result = {**asdict(report), "arena_bytes_saved": saved, "bundle": str(out), "seconds": seconds}
+    result |= {"peak_bytes": own, "peak_bytes_of_tools": tools}
     return Reply(result, [table([report.name, ""], rows)])

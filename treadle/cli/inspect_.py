@@ -13,10 +13,17 @@ from treadle.cli.output import Reply, escaped, table
 from treadle.cli.units import size
 from treadle.errors import ArchError, BundleError, UnknownNameError
 from treadle.runtime.bundle import Bundle
+from treadle.runtime.devices import architectures
 
-_FILES = {"manifest": "manifest.json", "plan": "plan.json", "tir": "sources/kernels.tir.py", "report": "reports/kernels.json"}
+_FILES = {
+    "manifest": "manifest.json",
+    "plan": "plan.json",
+    "tir": "sources/kernels.tir.py",
+    "cuda": "sources/kernels.cu",
+    "report": "reports/kernels.json",
+}
 _STAGES = ("manifest", "plan", "te", "tir", "cuda", "ptx", "report")
-_HELD = tuple(s for s in _STAGES if s in _FILES or s == "te")
+_OF_CUDA = ("cuda", "ptx")
 
 
 def inspect_bundle(
@@ -31,16 +38,48 @@ def inspect_bundle(
         return _summary(opened)
     if stage == "te":
         return _mathematics(opened)
-    if stage not in _FILES:
+    archs = _architectures(opened)
+    if stage in _OF_CUDA and not archs:
         raise ArchError(
             f"bundle {opened.path}: holds no stage {stage}",
             given=f"targets {', '.join(x.target for x in opened.manifest.libraries)}",
-            expected=f"one of {', '.join(_HELD)}",
+            expected=f"one of {', '.join(_held(opened))}",
             hint=f"{stage} is a stage of CUDA targets.",
         )
+    if stage == "ptx":
+        return _answer(opened, stage, texts := {a: _read(opened, f"sources/{a}.ptx") for a in archs}, list(texts.values()))
+    if stage == "report" and archs:
+        reports = [json.loads(_read(opened, f"reports/{a}.json")) for a in archs]
+        return _answer(opened, stage, reports, [_usage(r) for r in reports])
     text = _read(opened, _FILES[stage])
     value = json.loads(text) if _FILES[stage].endswith(".json") else text
-    return Reply({"bundle": str(opened.path), "stage": stage, "value": value}, [escaped(text.rstrip())])
+    return _answer(opened, stage, value, [text])
+
+
+def _answer(bundle: Bundle, stage: str, value: Any, shown: list[RenderableType]) -> Reply:
+    parts = [escaped(part.rstrip()) if isinstance(part, str) else part for part in shown]
+    return Reply({"bundle": str(bundle.path), "stage": stage, "value": value}, parts)
+
+
+def _architectures(bundle: Bundle) -> list[str]:
+    return [arch for library in bundle.manifest.libraries for arch in architectures(library)]
+
+
+def _held(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(s for s in _STAGES if s not in _OF_CUDA or _architectures(bundle))
+
+
+def _usage(report: dict[str, Any]) -> RenderableType:
+    """What the assembler said of an architecture's kernels; shared memory is static and, where it is fixed, dynamic."""
+    rows = [
+        (
+            r["function"], r["schedule"], r["registers"], r["static_shared"] + (r["dynamic_shared"] or 0), r["stack"],
+            r["spill_stores"] + r["spill_loads"], f"{r['occupancy']['share']:.0%}" if r["occupancy"] else "", r["waived"],
+        )
+        for r in report["kernels"]
+    ]  # fmt: skip
+    columns = ["kernel", "schedule", ">registers", ">shared", ">stack", ">spills", ">occupancy", "waived"]
+    return table(columns, rows, f"{report['arch']}, as ptxas reports it; bytes")
 
 
 def _summary(bundle: Bundle) -> Reply:
@@ -67,7 +106,7 @@ def _summary(bundle: Bundle) -> Reply:
         "bundle": str(bundle.path),
         "manifest": json.loads(m.to_json()),
         "files": {name: s.size for name, s in bundle.sums.items()},
-        "stages": list(_HELD),
+        "stages": list(_held(bundle)),
     }
     return Reply(result, shown)
 
