@@ -13,11 +13,11 @@ from treadle.api import compile_graph
 from treadle.codegen import cuda, fatbin, nvcc, ptxas
 from treadle.codegen.cuda_source import Source
 from treadle.codegen.lower import lower
-from treadle.errors import ArchError, ToolchainError, UnknownNameError
+from treadle.errors import ArchError, ArgumentError, ToolchainError, UnknownNameError
 from treadle.ir import build
 from treadle.ir.graph import single
 from treadle.runtime.bundle import Bundle
-from treadle.schedules.target import Target
+from treadle.schedules.target import GPUS, Gpu, Target
 
 try:
     nvcc.find()
@@ -178,24 +178,43 @@ def test_an_instruction_the_architecture_lacks_is_said_so(kernels, tmp_path, mon
         cuda._device(Source(text, "", ()), Target.parse("cuda:sm_80"), tmp_path)
 
 
+def test_a_schedule_whose_instructions_the_architecture_lacks_is_refused(monkeypatch, tmp_path):
+    turing = Gpu("sm_75", "T4", 40, 64 << 10, 65536, 320, 65, 8, frozenset({"ldmatrix"}))
+    monkeypatch.setitem(GPUS, "sm_75", turing)
+    graph = single(build("gemm.linear", "float16"))
+    with pytest.raises(ArgumentError, match=r"gemm\.linear: schedule mma refuses.*sm_75 has no cp\.async"):
+        compile_graph(graph, "cuda:sm_75,sm_90a", tmp_path / "b")
+
+
+def test_without_a_compiler_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(nvcc, "_candidates", lambda: iter(()))
+    monkeypatch.delenv("TREADLE_NVCC", raising=False)
+    with pytest.raises(ToolchainError, match=r"no CUDA compiler.*pip install 'treadle\[nvcc\]'"):
+        compile_graph(single(build("image.mean_pool")), "cuda:sm_90a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_an_unknown_architecture_lists_those_known():
     with pytest.raises(UnknownNameError, match=r"sm_80, sm_90a.*Did you mean 'sm_90a'"):
         Target.parse("cuda:sm_90")
 
 
-def test_a_bundle_for_cuda(tmp_path, monkeypatch):
+def test_a_bundle_for_two_architectures(tmp_path, monkeypatch):
     graph, trees = single(build("image.mean_pool")), []
     for name in ("one", "two"):
         monkeypatch.setenv("TREADLE_CACHE_DIR", str(tmp_path / f"cache-{name}"))
-        assert not compile_graph(graph, "cuda:sm_90a", tmp_path / name).cached
+        assert not compile_graph(graph, "cuda:sm_90a,sm_80", tmp_path / name).cached
         trees.append({str(f.relative_to(tmp_path / name)): f.read_bytes() for f in (tmp_path / name).rglob("*") if f.is_file()})
     assert trees[0] == trees[1]
-    assert compile_graph(graph, "cuda:sm_90a", tmp_path / "again").cached
-    assert {"lib/cuda-sm_90a.so", "sources/kernels.cu", "sources/sm_90a.ptx", "reports/sm_90a.json"} <= trees[0].keys()
+    assert compile_graph(graph, "cuda:sm_80,sm_90a", tmp_path / "again").cached
+    assert {"lib/cuda-sm_80-sm_90a.so", "sources/kernels.cu"} <= trees[0].keys()
+    assert [(i.arch, i.is_code) for i in fatbin.images(trees[0]["lib/cuda-sm_80-sm_90a.so"])] == [("sm_80", True), ("sm_90a", True)]
+    for arch in ("sm_80", "sm_90a"):
+        assert f".target {arch}".encode() in trees[0][f"sources/{arch}.ptx"] and f"reports/{arch}.json" in trees[0]
     manifest = Bundle.open(tmp_path / "one").manifest
-    assert manifest.libraries[0].target == "cuda:sm_90a" and manifest.producer["nvcc"] == nvcc.find().version
+    assert manifest.libraries[0].target == "cuda:sm_80,sm_90a" and manifest.producer["nvcc"] == nvcc.find().version
     assert {t.alignment for e in manifest.entries for t in (*e.inputs, *e.outputs)} == {16}
     with pytest.raises(ArchError, match="target"):
         Bundle.open(tmp_path / "one", "cpu")
-    symbols = subprocess.run(["nm", "-D", tmp_path / "one/lib/cuda-sm_90a.so"], capture_output=True, text=True).stdout
+    symbols = subprocess.run(["nm", "-D", tmp_path / "one/lib/cuda-sm_80-sm_90a.so"], capture_output=True, text=True).stdout
     assert "T __tvm_ffi_treadle_run_main" in symbols

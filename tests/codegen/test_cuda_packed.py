@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from treadle.codegen import cuda_packed, fatbin, nvcc
+from treadle.codegen.lower import lower
 from treadle.errors import ToolchainError
+from treadle.ir import build
 
 try:
     nvcc.find()
@@ -34,11 +36,11 @@ tvm_ffi.load_module(sys.argv[1])
 
 
 def test_the_loader_is_given_a_fat_binary(kernels, tmp_path):
-    lowered = [kernels.elementwise(), kernels.transpose()]
+    lowered = [kernels.elementwise(), kernels.transpose(), lower(build("norm.layer_norm", "float16"), kernels.BOTH)]
     cuda_packed.link_library(lowered, kernels.BOTH, tmp_path / "packed.so")
     assert {i.arch for i in fatbin.images((tmp_path / "packed.so").read_bytes())} == {"sm_80", "sm_90a"}
     done = subprocess.run([sys.executable, "-c", LOAD, tmp_path / "packed.so"], capture_output=True, text=True)
-    assert "seen: fatbin with 2 functions" in done.stderr
+    assert "seen: fatbin with 3 functions" in done.stderr
     symbols = subprocess.run(["nm", "-D", tmp_path / "packed.so"], capture_output=True, text=True).stdout
     assert all(f"T __tvm_ffi_{k.symbol}\n" in symbols for k in lowered)
 
