@@ -35,8 +35,8 @@ lint: .venv/test.stamp
 	touch $@
 
 .venv/demo.stamp: .venv/python.stamp $(SOURCES)
-	@echo "installing treadle[compiler,image] and torch (first time: see README for sizes)"
-	$(PIP) -e '.[compiler,image]' torch==2.13.0
+	@echo "installing treadle[compiler,image,nvcc] and torch (first time: see README for sizes)"
+	$(PIP) -e '.[compiler,image,nvcc]' torch==2.13.0
 	touch $@
 
 .venv/test.stamp: .venv/python.stamp $(SOURCES)

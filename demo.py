@@ -1,13 +1,15 @@
 """The demo that `make demo` runs: a C-GSPN encoder, compiled for this CPU, run on two photographs, checked against torch.
 
 Writes demo-out/cgspn-tiny.treadle and demo-out/features.png. The weights are random: the picture shows how the untrained
-propagation spreads what it sees, not objects.
+propagation spreads what it sees, not objects. Where there is an nvcc, the encoder is also compiled for a GPU, which need not
+be there: demo-out/cgspn-tiny-sm_90a.treadle.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,15 +27,20 @@ from treadle.bench.model import kernel_row
 from treadle.bench.profile import profile
 from treadle.bench.timing import interleave
 from treadle.cli.arrays import read
-from treadle.cli.output import table, working
+from treadle.cli.output import escaped, table, working
 from treadle.cli.units import size
+from treadle.codegen import nvcc
+from treadle.codegen.report import Predicted, predict
 from treadle.dtypes import dtype
+from treadle.errors import ToolchainError
+from treadle.ir.graph import Graph
 from treadle.ir.oracles.check import Verdict, compare
 from treadle.models import build, configurations
 from treadle.models.cgspn.oracle import encode
 from treadle.runtime.session import Session, load
 
 OUT = Path("demo-out")
+ARCH = "sm_90a"
 #: Photographs in scikit-image's wheel, one square and one not.
 PHOTOS = ("astronaut.png", "coffee.png")
 
@@ -59,14 +66,16 @@ def main() -> int:
         photos = [encoded(session, name, say) for name in PHOTOS]
         say("timing the kernels")
         height, width = photos[0].image.shape[2:]
-        shares = profile(graph, session.bundle, {"image": photos[0].image}, {"N": 1, "H": height, "W": width})
+        sizes = {"N": 1, "H": height, "W": width}
+        shares = profile(graph, session.bundle, {"image": photos[0].image}, sizes)
         with Copy() as copy:
             bandwidth = copy.bandwidth()
         picture(photos).save(OUT / "features.png")
+        told = cross_compiled(graph, say)
 
     total = sum(s.seconds for s in shares)
     saved = report.arena_bytes_without_reuse - report.arena_bytes
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(
         kernel_table([kernel_row(s, total, bandwidth) for s in shares], f"cgspn:tiny on {photos[0].name}, {height} x {width}")
     )
@@ -76,7 +85,11 @@ def main() -> int:
         f"copy bandwidth {bandwidth / 1e9:.1f} GB/s"
     )
     console.print(f"arena at the largest sizes: {size(report.arena_bytes)}, {size(saved)} saved by reuse")
-    console.print(f"wrote {OUT / 'cgspn-tiny.treadle'} and {OUT / 'features.png'}")
+    console.print(f"wrote {OUT / 'cgspn-tiny.treadle'} and {OUT / 'features.png'}\n")
+    if isinstance(told, ToolchainError):
+        console.print(f"not compiled for a GPU: {escaped(told)}")
+    else:
+        print_prediction(console, told, predict(graph, told, sizes), f"{height} x {width}")
     return 0 if all(p.verdict.ok for p in photos) else 3
 
 
@@ -95,6 +108,36 @@ def encoded(session: Session, name: str, say: Callable[[str], None]) -> Photo:
     )
     eps = dtype(spec.dtype).eps or 0.0
     return Photo(name, image, features, seconds, compare(torch.from_numpy(features), truth, yardstick, eps))
+
+
+def cross_compiled(graph: Graph, say: Callable[[str], None]) -> Mapping[str, Any] | ToolchainError:
+    """The compiler's report on the encoder for sm_90a, or why there is no compiler."""
+    try:
+        nvcc.find()
+    except ToolchainError as missing:
+        return missing
+    out = OUT / f"cgspn-tiny-{ARCH}.treadle"
+    compile_graph(graph, f"cuda:{ARCH}", out, seed=0, progress=say)
+    return json.loads((out / f"reports/{ARCH}.json").read_text())
+
+
+def print_prediction(console: Console, told: Mapping[str, Any], rows: list[Predicted], image: str) -> None:
+    device = told["device"]
+    console.print(cuda_table(rows, f"cgspn:tiny compiled for {ARCH} on this machine, not run: {image}, float32"))
+    console.print(
+        f"predicted floor of all {sum(r.calls for r in rows)} calls {sum(r.seconds for r in rows) * 1e6:.0f} us: compulsory bytes "
+        f"at {device['bandwidth_gbs']} GB/s or flops at {device['fp32_tflops']} TFLOP/s, the {device['name']}'s data-sheet "
+        "figures; launches come on top"
+    )
+    console.print("none of these kernels has run on a GPU: registers and spills are the assembler's, times are arithmetic")
+
+
+def cuda_table(rows: list[Predicted], title: str) -> Table:
+    return table(
+        ["kernel", ">calls", ">registers", ">shared", ">spills", ">floor, us", "set by"],
+        [(r.kernel, r.calls, r.registers, size(r.shared), r.spills, f"{r.seconds / r.calls * 1e6:.2f}", r.by) for r in rows],
+        title,
+    )
 
 
 def kernel_table(rows: list[dict[str, Any]], title: str) -> Table:
@@ -137,8 +180,8 @@ def picture(photos: list[Photo], width: int = 480, gap: int = 8) -> Image.Image:
     rows = []
     for p in photos:
         photo = Image.fromarray(((p.image[0].transpose(1, 2, 0) / 2 + 0.5) * 255).round().astype(np.uint8))
-        size = (width, width * photo.height // photo.width)
-        rows.append((photo.resize(size), Image.fromarray(components(p.features[0])).resize(size, Image.Resampling.BICUBIC)))
+        shape = (width, width * photo.height // photo.width)
+        rows.append((photo.resize(shape), Image.fromarray(components(p.features[0])).resize(shape, Image.Resampling.BICUBIC)))
     canvas = Image.new("RGB", (2 * width + gap, sum(a.height + gap for a, _ in rows) - gap), "white")
     top = 0
     for photo, features in rows:

@@ -59,9 +59,7 @@ def waiver(k: Kernel, names: Collection[str]) -> str | None:
     return "by the caller" if k.of.program.name in names else WAIVED.get((k.of.program.name, k.of.schedule))
 
 
-def refuse_spills(
-    usage: Mapping[str, Mapping[str, Usage]], kernels: Iterable[Kernel], waived: Collection[str] = ()
-) -> None:
+def refuse_spills(usage: Mapping[str, Mapping[str, Usage]], kernels: Iterable[Kernel], waived: Collection[str] = ()) -> None:
     """A ToolchainError that names every kernel that spills and is not waived."""
     bad, names = [], set()
     for k in kernels:

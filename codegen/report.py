@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any
 
@@ -15,6 +16,7 @@ from treadle.codegen.ptxas import Usage, waiver
 from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program
 from treadle.ir import dims as dm
+from treadle.ir.graph import Graph
 from treadle.schedules.target import Gpu
 
 
@@ -57,3 +59,52 @@ def floor(program: Program) -> dict[str, str]:
 
 def _size(size: dm.Size) -> str:
     return dm.text(dm.simplify(size))
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """All calls of a kernel in one call of a Graph: what its functions take at most, and the time none of this can beat."""
+
+    kernel: str
+    calls: int
+    registers: int
+    shared: int
+    spills: int
+    seconds: float
+    by: str
+
+
+def predict(graph: Graph, told: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Predicted]:
+    """A row per kernel, the slowest first, from an architecture's report and the sizes of a call.
+
+    The floor of a call is the larger of its compulsory bytes over the device's bandwidth and its flops over the device's
+    rate: that of tensor cores for 16-bit programs, of float32 otherwise. Launches and exponentials come on top.
+    """
+    functions, calls = defaultdict(list), defaultdict(list)
+    for row in told["kernels"]:
+        functions[row["kernel"]].append(row)
+    device, programs = told["device"], {}
+    for node in graph.nodes:
+        p = programs[node.program.symbol] = node.program
+        cost = p.cost({n: dm.evaluate(s, sizes) for n, s in node.sizes.items()})
+        rate = device["fp32_tflops" if p.dtype == "float32" else "bf16_tflops"] * 1e12
+        times = {"bytes": cost.bytes / (device["bandwidth_gbs"] * 1e9), "flops": cost.flops / rate}
+        by = max(times, key=times.__getitem__)
+        calls[p.symbol].append((times[by], by))
+    made = []
+    for symbol, p in programs.items():
+        rows, floors = functions[symbol], calls[symbol]
+        made.append(
+            Predicted(
+                _label(p), len(floors), max(r["registers"] for r in rows),
+                max(r["static_shared"] + (r["dynamic_shared"] or 0) for r in rows),
+                sum(r["spill_stores"] + r["spill_loads"] for r in rows), sum(t for t, _ in floors), max(floors)[1],
+            )
+        )  # fmt: skip
+    return sorted(made, key=lambda m: -m.seconds)
+
+
+def _label(p: Program) -> str:
+    """A Program among others of its name: what its attributes and bound sizes are, where they are not the defaults."""
+    attrs = [str(v) if isinstance(v, str) else f"{n}={v}" for n, v in p.attrs.items() if v != p.definition.attrs[n].default]
+    return " ".join([p.name, *attrs, *(f"{n}={v}" for n, v in p.bound.items())])
