@@ -42,6 +42,8 @@ class Read:
     shift: int = 0
     #: (axis of the space, dimension of the tensor): that axis is collapsed onto the dimension, c -> min(c, size - 1).
     shared: tuple[tuple[int, int], ...] = ()
+    #: What stands at that step where it lies beyond the walk; without it, nothing does.
+    beyond: Read | None = None
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,12 @@ class Scan:
         symbols = {**self.symbols, "grad": _symbol("grad")}
         carry = _symbol("adjoint")
 
-        # Carried values of the forward scan, read from its output: one step earlier there is one step later here.
+        # Carried values of the forward scan, read from its output: one step earlier there is one step later here, and what
+        # its first step was carried is `init`.
         past: dict[int, tirx.Var] = {}
         for term in self.terms:
             name = f"past{term.offset:+d}"
-            reads[name] = Read(saved, out.index, back=-1, shift=term.offset)
+            reads[name] = Read(saved, out.index, back=-1, shift=term.offset, beyond=self.init)
             symbols[name] = past[term.offset] = _symbol(name)
 
         # p was carried into q = (one forward step later, -offset along the line): the weight is read there.

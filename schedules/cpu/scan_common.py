@@ -58,6 +58,7 @@ def refusals(scan: Scan) -> list[str]:
         for r in used_reads(scan).values()
         if abs(r.back) > 1
     ]
+    reasons += ["a read that looks before the walk" for r in used_reads(scan).values() if r.back > 0 and r.beyond is not None]
     summed = {a for o in scan.outputs for a, _ in o.shared}
     if len(summed) > 1:
         reasons.append("outputs are summed over more than one axis")
@@ -80,20 +81,23 @@ def flag(condition: Expr) -> Expr:
 
 @dataclass(frozen=True)
 class Step:
-    """What exists around a step of the walk: something carried in, an earlier and a later step of its chunk."""
+    """What exists around a step of the walk: something carried in, an earlier and a later step of its chunk; or it is the last."""
 
     carries: Expr
     earlier: Expr
     later: Expr
+    last: Expr
 
     @staticmethod
     def of(scan: Scan, step: Expr) -> Step:
         first = tirx.any(step == 0, scan.starts(step))  # also where a chunk counted from the end starts the walk short
         earlier = flag(tirx.Not(first))
         carries = earlier if scan.init is None else flag(tirx.any(step == 0, earlier))
-        return Step(carries, earlier, flag(tirx.Not(scan.ends(step))))
+        return Step(carries, earlier, flag(tirx.Not(scan.ends(step))), flag(step == scan.steps - 1))
 
     def has(self, read: Read) -> Expr | None:
+        if read.back < 0 and read.beyond is not None:
+            return tirx.any(self.later, self.last)
         return self.earlier if read.back > 0 else self.later if read.back < 0 else None
 
 

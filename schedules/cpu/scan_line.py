@@ -127,12 +127,16 @@ class _Walk:
         self.line.emit(around, lambda read, j: self._load(read, step, m, j), cell, lead, ahead, done)
 
     def _copy(self, around: Step, step: Expr, m: Expr) -> None:
+        true = tirx.const(True, "bool")
         for name, group in common.streams(self.scan).items():
-            if name in self.copies:
-                exists = around.has(group[0])
-                with T.If(tirx.const(True, "bool") if exists is None else exists), T.Then(), T.serial(0, self.scan.width) as j:
-                    value = self._at(group[0], m, self.scan.time(step - group[0].back), j)
-                    T.buffer_store(self.copies[name], value.astype(CARRY), [PAD + j])
+            if name not in self.copies:
+                continue
+            read, time = group[0], self.scan.time(step - group[0].back)
+            exists = [true if read.back == 0 else around.earlier if read.back > 0 else around.later]
+            for source, here in zip((read, read.beyond), (*exists, around.last), strict=True):
+                if source is not None:
+                    with T.If(here), T.Then(), T.serial(0, self.scan.width) as j:
+                        T.buffer_store(self.copies[name], self._at(source, m, time, j).astype(CARRY), [PAD + j])
 
     def _streaming(self, step: Expr, m: Expr) -> tuple[Expr | None, list[Expr | None]]:
         """The positions before the first vector, and for each output whether its vectors go past the caches."""
@@ -178,7 +182,8 @@ class _Walk:
     def _flush(self, flush: Output, m: Expr) -> None:
         """What the terms carry one step beyond the last."""
         steps, true = self.scan.steps, tirx.const(True, "bool")
-        around = Step(carries=true, earlier=true, later=tirx.const(False, "bool"))
+        false = tirx.const(False, "bool")
+        around = Step(carries=true, earlier=true, later=false, last=false)
 
         def cell(at: Cell) -> None:
             value = at.value(flush.value, at.terms(self._carried(steps, m, at.position)))
