@@ -16,6 +16,8 @@ from treadle.bench.timing import interleave
 from treadle.errors import DeviceError
 
 METHODS = ("memcpy", "AVX", "non-temporal AVX")
+#: Whose stores go through the caches, so that a line is read before it is overwritten; memcpy of this size picks for itself.
+PLAIN = "AVX"
 
 
 class Copy:
@@ -49,6 +51,10 @@ class Copy:
     def once(self) -> None:
         """Copy the array once, the fastest way."""
         self._run(self._handle, METHODS.index(self.method))
+
+    def plain(self) -> None:
+        """Copy the array once with ordinary loads and stores."""
+        self._run(self._handle, METHODS.index(PLAIN))
 
     def bandwidth(self) -> float:
         """Bytes per second, measured now."""
