@@ -38,7 +38,7 @@ class Kernels:
 
     def call(self, case: Case, arrays: Iterable[torch.Tensor]) -> Call:
         """The kernel on these arrays. On CUDA each call enqueues it on the stream that is torch's current one then."""
-        function = _module(self.kit, case.library, case.route).get_function(case.symbol)
+        function = module(self.kit, case.library, case.route).get_function(case.symbol)
         views = [tvm_ffi.from_dlpack(t) for t in arrays]
         if cuda_index(self.device) is None:
             return lambda: function(*views)
@@ -52,7 +52,7 @@ class Kernels:
 
 
 @cache
-def _module(kit: Path, library: str, route: str) -> tvm_ffi.Module:
+def module(kit: Path, library: str, route: str) -> tvm_ffi.Module:
     if route == "B":
         loaders.load(kit / "lib")
     return tvm_ffi.load_module(str(kit / "kernels" / library))

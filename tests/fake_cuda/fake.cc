@@ -7,6 +7,7 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -30,6 +31,7 @@ struct Fault {
 std::map<std::string, Fault> faults;
 std::map<std::string, int> argument_counts;         // of kernels: the launch API does not say
 std::map<const void*, std::string> kernels;         // launch stub -> name
+std::map<const void*, size_t> allowed_shared;       // by its attribute; without one a block gets at most kPlainShared
 std::map<void*, size_t> memory;
 long events = 0;
 bool capturing = false;
@@ -61,6 +63,8 @@ cudaError_t given(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
 }
+
+constexpr size_t kPlainShared = 48 << 10, kMostShared = 227 << 10;  // of sm_90
 
 int number(const char* variable, int otherwise) {
   const char* text = std::getenv(variable);
@@ -122,9 +126,10 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* stub, v
   const auto found = kernels.find(stub);
   if (found == kernels.end()) return given(cudaErrorInvalidDeviceFunction);
   if (!c->gridDim.x || !c->gridDim.y || !c->gridDim.z || c->gridDim.y > 65535 || c->gridDim.z > 65535 ||
-      c->blockDim.x * c->blockDim.y * c->blockDim.z > 1024) {
+      c->gridDim.x > 0x7fffffff || c->blockDim.x * c->blockDim.y * c->blockDim.z > 1024) {
     return given(cudaErrorInvalidConfiguration);
   }
+  if (c->dynamicSmemBytes > std::max(allowed_shared[stub], kPlainShared)) return given(cudaErrorInvalidValue);
   if (spoilt) return given(cudaErrorStreamCaptureInvalidated);
   ++launches;
   if (!logging) return cudaSuccess;
@@ -141,6 +146,10 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* stub, v
 cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, int value) {
   ENTER();
   note("attribute %s %d=%d", kernels[stub].c_str(), static_cast<int>(attribute), value);
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+    if (value < 0 || static_cast<size_t>(value) > kMostShared) return given(cudaErrorInvalidValue);
+    allowed_shared[stub] = static_cast<size_t>(value);
+  }
   return cudaSuccess;
 }
 

@@ -12,11 +12,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from treadle.dtypes import dtype as find_dtype
 from treadle.runtime import Session
 from treadle.runtime.cuda import load_runtime
 from treadle.runtime.dlpack import _pointer, _Record
 
-BUNDLE = Path(os.environ["FAKE_CUDA_BUNDLE"])
+BUNDLE = Path(os.environ.get("FAKE_CUDA_BUNDLE", ""))
 #: The bundle's kernels, in its plan's order.
 ORDER = ["norm_layer_norm", "norm_layer_norm", "image_to_planes", "image_mean_pool"]
 STREAM = 0x7000
@@ -66,14 +67,14 @@ class DeviceArray:
     """An array in the stand-in's memory that speaks DLPack and nothing else, as cupy's or jax's would."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str = "float32", device: int = 0, offset: int = 0) -> None:
-        self.device = device
+        self.device, self.dtype = device, find_dtype(dtype)
         self.streams: list[Any] = []  # what consumers asked to be ready on
-        bytes_ = math.prod(shape) * np.dtype(dtype).itemsize
+        bytes_ = math.prod(shape) * self.dtype.itemsize
         data = ctypes.c_void_p()
         assert runtime.cudaMalloc(ctypes.byref(data), ctypes.c_size_t(bytes_ + offset)) == 0
         self._data = data.value
         memory = (ctypes.c_char * (bytes_ + offset)).from_address(self._data)
-        self.host = np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
+        self.host = np.frombuffer(memory, f"u{self.dtype.itemsize}", math.prod(shape), offset).reshape(shape)  # bits
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return _CUDA, self.device
@@ -82,7 +83,7 @@ class DeviceArray:
         self.streams.append(stream)
         capsule = self.host.__dlpack__(max_version=(1, 0))
         record = _Record.from_address(_pointer(capsule, b"dltensor_versioned"))
-        record.device_type, record.device_id = _CUDA, self.device
+        record.device_type, record.device_id, record.code = _CUDA, self.device, self.dtype.code
         return capsule
 
     def free(self) -> None:

@@ -38,22 +38,26 @@ def small_graph() -> Graph:
     return graph
 
 
-def build(folder: Path) -> dict[str, str]:
-    """The environment of a process that uses the stand-in."""
+def stand_in(folder: Path) -> dict[str, str]:
+    """Builds the stand-in there; the environment of a process that finds it before any other CUDA library."""
     # A library asks the runtime for `cudaMalloc@libcudart.so.13`: the symbols carry the library's name as their version.
     (folder / "version.map").write_text("libcudart.so.13 { *; };\n")
     options = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-isystem{nvcc.find().include}"]
     for name, more in (("libcudart.so.13", ["-Wl,--version-script=version.map"]), ("libcuda.so.1", [])):
         command = [settings.cxx, *options, *more, f"-Wl,-soname,{name}", *map(str, HERE.glob("*.cc")), "-o", name]
         subprocess.run(command, cwd=folder, check=True)
+    hidden = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
+    return hidden | {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
+
+
+def build(folder: Path) -> dict[str, str]:
+    """The stand-in, a bundle and a packed library; the environment of a process that uses them."""
+    environment = stand_in(folder)
     graph = small_graph()
     bundle.write_bundle(graph, TARGET, folder / "small.treadle", weights.draw(graph, 0))
     norm = lower.lower(program("norm.layer_norm", "float32"), TARGET)
     cuda_packed.link_library([norm], TARGET, folder / "packed.so")
-    hidden = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
-    return hidden | {
-        "LD_LIBRARY_PATH": str(folder),
-        "PYTHONPATH": f"{HERE}:{HERE.parents[1]}",
+    return environment | {
         "FAKE_CUDA_BUNDLE": str(folder / "small.treadle"),
         "FAKE_CUDA_PACKED": f"{folder / 'packed.so'}:{norm.symbol}",
         "FAKE_CUDA_TVM": str(Path(tvm.__file__).parent / "lib"),
