@@ -2,6 +2,10 @@
 
 Exploits: a step reads and writes whole rows, so memory is walked in order, and the carry is one row, which never leaves L1.
 Correct for every Scan, whatever axis is contiguous.
+
+Learned at 4x64x256x256 fp32 (AMD EPYC Zen 4, 2 cores, 2026-11-24): the floor is five reads and one streaming write, which a
+loop without recurrence moves at 82 % of the best copy; t2b and b2t reach 80-84 %. Descending rows taken in ascending blocks
+reached 55 %, the guarded ends of a line one position at a time 60 %, values recomputed from memory cells per block 53-65 %.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from treadle.schedules.target import Target
 @dataclass(frozen=True)
 class Knobs:
     together: int = knob(2, (1, 2, 4), "positions sharing a gate line that are walked together, so that it is read once")
-    ahead: int = knob(0, (0, 1, 4), "rows prefetched ahead of the walk; the hardware follows ascending rows by itself")
+    ahead: int = knob(1, (0, 1, 4), "rows prefetched ahead of the walk; the hardware follows by itself, but late")
     stream: int = streaming.KNOB
 
 
@@ -41,8 +45,7 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
 
 
 def default(program: Program, target: Target) -> Knobs:
-    assert program.scan is not None
-    return Knobs(ahead=1 if program.scan.reverse else 0)
+    return Knobs()
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
