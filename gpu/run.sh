@@ -39,7 +39,8 @@ if [ -z "$python" ]; then
     rm -rf "$env"
     python3 -m venv --system-site-packages --without-pip "$env"
     # Where python3 is itself in an environment, --system-site-packages shows the system's packages and not that one's.
-    python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$("$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
+    own=$("$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    python3 -c 'import site; [print(f"import site; site.addsitedir({d!r})") for d in site.getsitepackages()]' >"$own/parent.pth"
     python3 -m pip --python "$env/bin/python" install --quiet --no-index --find-links "$kit/wheels" treadle
     touch "$env/ready"
   fi

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from treadle.errors import DeviceError
+from treadle.errors import AlignmentError, DeviceError
 from treadle.runtime import Session, load
 
 KIT = os.environ.get("TREADLE_KIT")
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(KIT is None, reason="TREADLE_KIT names no kit"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device on this machine"),
+    pytest.mark.skipif(KIT is None, reason="TREADLE_KIT names no kit; run these by `bash gpu-kit/run.sh --only tests`"),
 ]
 
 
@@ -48,6 +48,19 @@ def test_a_thousand_calls_give_the_same_bits(session: Session) -> None:
         for n in first:
             differ |= (out[n] != first[n]).any()
     assert not differ.item()
+
+
+def test_a_call_returns_before_its_work_is_done(session: Session) -> None:
+    x = image(2, 56)
+    out = session.run(image=x)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1 << 31)  # cycles: about a second in which nothing behind it can run
+    session.run(image=x, out=out)
+    done = torch.cuda.Event()
+    done.record()
+    waited = done.query()
+    torch.cuda.synchronize()
+    assert not waited
 
 
 def test_a_captured_call_replays_on_new_data_and_survives_growth(session: Session) -> None:
@@ -98,6 +111,20 @@ def test_stream_is_given_by_address(session: Session) -> None:
     assert equal(given, wanted)
 
 
+def test_a_stream_of_cuda_python(session: Session) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="no cuda-python here")
+    x = image(1, 56)
+    wanted = session.run(image=x)
+    torch.cuda.synchronize()
+    code, stream = runtime.cudaStreamCreate()
+    assert code == runtime.cudaError_t.cudaSuccess
+    given = session.run(image=x, stream=stream)
+    runtime.cudaStreamSynchronize(stream)
+    assert equal(given, wanted)
+    torch.cuda.synchronize()
+    runtime.cudaStreamDestroy(stream)
+
+
 def test_a_second_call_takes_no_device_memory(session: Session) -> None:
     x = image(4, 112)
     out = session.run(image=x)
@@ -112,6 +139,12 @@ def test_a_second_call_takes_no_device_memory(session: Session) -> None:
 def test_a_cpu_tensor_is_refused(session: Session) -> None:
     with pytest.raises(DeviceError, match=r'image.to\("cuda:0"\)'):
         session.run(image=image(1, 56).cpu())
+
+
+def test_a_misaligned_pointer_is_refused(session: Session) -> None:
+    askew = torch.zeros(3 * 56 * 56 + 1, device="cuda")[1:].view(1, 3, 56, 56)
+    with pytest.raises(AlignmentError, match="expected a multiple of 16 bytes"):
+        session.run(image=askew)
 
 
 def test_closed_sessions_give_their_memory_back(bundle: Path) -> None:
