@@ -44,8 +44,9 @@ lint: .venv/test.stamp
 	$(PIP) -e '.[test]'
 	touch $@
 
-.venv/kit.stamp: .venv/test.stamp
-	$(PIP) -e '.[nvcc]'
+.venv/kit.stamp: .venv/python.stamp $(SOURCES)
+	@echo "installing treadle[compiler,nvcc]: TVM and the CUDA compiler"
+	$(PIP) -e '.[compiler,nvcc]'
 	touch $@
 
 clean:
