@@ -19,11 +19,11 @@ from tvm.tirx.script import builder as T
 from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program
 from treadle.ir.expr import Expr
-from treadle.ir.scan import CARRY, Output, Read, Scan
+from treadle.ir.scan import CARRY, Output, Read
 from treadle.schedules.cpu import scan_common as common
 from treadle.schedules.cpu import scan_tasks, streaming
 from treadle.schedules.cpu.scan_common import PAD, Cell, Line, Step
-from treadle.schedules.emit import Function
+from treadle.schedules.cpu.scan_tasks import Task
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
@@ -49,35 +49,25 @@ def default(program: Program, target: Target) -> Knobs:
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
-    scan = program.scan
-    assert scan is not None
-    function = Function(program)
-    with function as buffers, streaming.imported(target.cpu.lanes):
-        tasks = scan_tasks.split(scan, point.together)
-        with T.parallel(0, tasks.count) as task:
-            _Walk(scan, buffers, point, target.cpu.lanes, tasks, task).emit()
-    return function.primfunc
+    return scan_tasks.parallel(program, target, point.together, lambda task: _Walk(task, point).emit())
 
 
 class _Walk:
     """One task: a few independent positions walked from the first step to the last, side by side."""
 
-    def __init__(
-        self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, lanes: int, tasks: scan_tasks.Tasks, task: Expr
-    ) -> None:
-        self.scan, self.buffers, self.point = scan, buffers, point
-        self.first, self.grouped = tasks.first(task), tasks.grouped
-        self.members = tasks.members(self.first)
+    def __init__(self, task: Task, point: Knobs) -> None:
+        scan = task.scan
+        self.task, self.scan, self.point = task, scan, point
 
         # Vectors where everything follows the line in memory; else one position after the other.
         reads, outputs = common.used_reads(scan).values(), scan.outputs
         plain = all(common.runs_along(scan, x.index, scan.line) for x in (*reads, *outputs))
         width = 64 // min(find_dtype(str(x.tensor.dtype)).itemsize for x in (*reads, *outputs))
-        self.line = Line(scan, lanes if plain else 0, max(width, lanes))
+        self.line = Line(scan, task.lanes if plain else 0, max(width, task.lanes))
 
         # The carry of this step and of the one before; padded copies of rows that are read shifted or may not exist.
         pitch = tirx.shift_left(tirx.shift_right(scan.width + 3 * PAD - 1, tirx.const(4, "int64")), tirx.const(4, "int64"))
-        self.carry = T.alloc_buffer((tasks.group, 2, pitch), CARRY)
+        self.carry = T.alloc_buffer((task.group, 2, pitch), CARRY)
         self.copies = {
             name: T.alloc_buffer((pitch,), CARRY)
             for name, group in common.streams(scan).items()
@@ -88,12 +78,12 @@ class _Walk:
     def emit(self) -> None:
         scan, zero = self.scan, tirx.const(0, "int64")
         if scan.init is not None:
-            with T.serial(0, self.members) as m, T.serial(0, scan.width) as j:
+            with T.serial(0, self.task.members) as m, T.serial(0, scan.width) as j:
                 T.buffer_store(self.carry, self._at(scan.init, m, zero, j).astype(CARRY), [m, 1, PAD + j])
-        with T.serial(0, scan.steps) as step, T.serial(0, self.members) as m:
+        with T.serial(0, scan.steps) as step, T.serial(0, self.task.members) as m:
             self._step(Step.of(scan, step), step, m)
         if scan.flush is not None:
-            with T.serial(0, self.members) as m:
+            with T.serial(0, self.task.members) as m:
                 self._flush(scan.flush, m)
         if self.point.stream:
             streaming.fence()
@@ -115,7 +105,7 @@ class _Walk:
 
         def done(start: Expr, count: Expr | None) -> None:
             for output, row, streams in zip(scan.outputs, self.rows, past, strict=True):
-                with T.If(m == self.members - 1 if output.shared else tirx.const(True, "bool")), T.Then():
+                with T.If(m == self.task.members - 1 if output.shared else tirx.const(True, "bool")), T.Then():
                     self._write(output, row, step, m, start, count, streams)
 
         def ahead(start: Expr) -> None:
@@ -147,8 +137,8 @@ class _Walk:
             return None, [None] * len(self.scan.outputs)
         zero, found, lead = tirx.const(0, "int64"), [], None
         for output in self.scan.outputs:
-            buffer = self.buffers[output.tensor.op.name]
-            index = output.index(self._position(m, self.scan.time(step), zero))
+            buffer = self.task.buffers[output.tensor.op.name]
+            index = output.index(self.task.position(m, self.scan.time(step), zero))
             before = common.opaque(streaming.lead(buffer, index))
             large = streaming.pays(output.tensor, self.point.stream)
             lead = common.opaque(tirx.Select(large, before, zero)) if lead is None else lead
@@ -159,7 +149,7 @@ class _Walk:
         self, output: Output, row: tirx.Var | None, step: Expr, m: Expr, start: Expr, count: Expr | None, streams: Expr | None
     ) -> None:  # fmt: skip
         """Write finished positions, rounded once: `count` of them, or a block in vectors."""
-        buffer, lanes = self.buffers[output.tensor.op.name], self.line.lanes
+        buffer, lanes = self.task.buffers[output.tensor.op.name], self.line.lanes
 
         def finished(j: Expr, vector: bool = False) -> Expr:
             start = j if row is not None else PAD + j
@@ -170,7 +160,7 @@ class _Walk:
             T.buffer_store(buffer, finished(j).astype(f"{output.tensor.dtype}"), list(where(j)))
 
         def where(j: Expr) -> Sequence[Expr]:
-            return output.index(self._position(m, self.scan.time(step), j))
+            return output.index(self.task.position(m, self.scan.time(step), j))
 
         if count is not None:
             with T.serial(0, count) as i:
@@ -190,8 +180,8 @@ class _Walk:
 
         def cell(at: Cell) -> None:
             value = at.value(flush.value, at.terms(self._carried(steps, m, at.position)))
-            index = flush.index(self._position(m, tirx.const(0, "int64"), at.position))
-            T.buffer_store(self.buffers[flush.tensor.op.name], value.astype(f"{flush.tensor.dtype}"), list(index))
+            index = flush.index(self.task.position(m, tirx.const(0, "int64"), at.position))
+            T.buffer_store(self.task.buffers[flush.tensor.op.name], value.astype(f"{flush.tensor.dtype}"), list(index))
 
         self._copy(around, steps, m)
         Line(self.scan, 0, 1).emit(around, lambda read, j: self._load(read, steps, m, j), cell)
@@ -208,10 +198,4 @@ class _Walk:
         return self._at(read, m, self.scan.time(step - read.back), j) if copy is None else copy[PAD + j + read.shift]
 
     def _at(self, read: Read, m: Expr, time: Expr, j: Expr) -> Expr:
-        return self.buffers[read.tensor.op.name][*read.index(self._position(m, time, j))]
-
-    def _position(self, m: Expr, time: Expr, j: Expr) -> Sequence[Expr]:
-        at = {**self.first, self.scan.axis: time, self.scan.line: j}
-        if self.grouped is not None:
-            at[self.grouped] = at[self.grouped] + m
-        return [at[a] for a in range(len(self.scan.sizes))]
+        return self.task.buffers[read.tensor.op.name][*read.index(self.task.position(m, time, j))]

@@ -2,70 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from treadle.ir import Program
 from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
 from treadle.ir.scan import Scan
+from treadle.schedules.cpu import streaming
 from treadle.schedules.cpu.scan_common import opaque, used_reads
+from treadle.schedules.emit import Function
+from treadle.schedules.target import Target
 
 #: Fewer tasks than this and some core may idle; grouping positions that share elements stops here.
 MIN_TASKS = 16
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """Each position is a task of its own, except that positions that share elements may be members of one task."""
+class Task:
+    """The positions that one task walks together: `members` of at most `group`, along the axis that they share elements of."""
 
     scan: Scan
-    axes: tuple[int, ...]
+    buffers: Mapping[str, tirx.Var]
+    lanes: int
     grouped: int | None
     group: Expr
-    count: Expr
+    members: Expr
+    first: Mapping[int, Expr]
 
-    def first(self, task: Expr) -> dict[int, Expr]:
-        """The independent axes of a task's first position; the grouped axis varies fastest."""
-        found: dict[int, Expr] = {}
-        for axis in sorted(self.axes, key=lambda a: a == self.grouped, reverse=True):
-            extent = self.scan.sizes[axis]
-            if axis == self.grouped:
-                extent = opaque(_ceildiv(extent, self.group))
-            # Bound and truncating: TVM proves no sign here, and would pay for a floor division at every use.
-            here = tirx.truncmod(task, extent)
-            found[axis] = opaque(here * self.group if axis == self.grouped else here)
-            task = opaque(tirx.truncdiv(task, extent))
-        return found
-
-    def members(self, first: dict[int, Expr]) -> Expr:
-        """How many positions of the grouped axis a task owns; the last group may be short."""
-        if self.grouped is None:
-            return tirx.const(1, "int64")
-        return opaque(tirx.min(self.group, self.scan.sizes[self.grouped] - first[self.grouped]))
+    def position(self, m: Expr, time: Expr, j: Expr) -> list[Expr]:
+        """Where member `m` stands at an index along the walk and one along the line."""
+        at = {**self.first, self.scan.axis: time, self.scan.line: j}
+        if self.grouped is not None:
+            at[self.grouped] = at[self.grouped] + m
+        return [at[a] for a in range(len(self.scan.sizes))]
 
 
-def split(scan: Scan, together: int) -> Tasks:
-    """Tasks for threads; emitted inside the function, because the group size is decided at run time.
+def parallel(program: Program, target: Target, together: int, walk: Callable[[Task], None]) -> tirx.PrimFunc:
+    """A function that runs `walk` for all tasks, on all cores.
 
     Outputs summed over an axis force all its positions into one task, so that the sum has one order. Where only reads
     share elements, up to `together` positions form a task: they find the shared line in L1.
     """
+    scan = program.scan
+    assert scan is not None
+    function = Function(program)
+    with function as buffers, streaming.imported(target.cpu.lanes):
+        grouped, group = _groups(scan, together)
+        one, count, extents = tirx.const(1, "int64"), tirx.const(1, "int64"), {}
+        # The grouped axis varies fastest.
+        for axis in sorted((a for a in range(len(scan.sizes)) if a not in (scan.axis, scan.line)), key=lambda a: a != grouped):
+            extents[axis] = T.bind(_ceildiv(scan.sizes[axis], group)) if axis == grouped else scan.sizes[axis]
+            count = count * extents[axis]
+        with T.parallel(0, count) as task:
+            first: dict[int, Expr] = {}
+            for axis, extent in extents.items():
+                # Truncating: TVM proves no sign here, and would pay for a floor division at every use.
+                here = tirx.truncmod(task, extent)
+                first[axis] = opaque(here * group if axis == grouped else here)
+                task = opaque(tirx.truncdiv(task, extent))
+            # The last group may be short.
+            members = one if grouped is None else opaque(tirx.min(group, scan.sizes[grouped] - first[grouped]))
+            walk(Task(scan, buffers, target.cpu.lanes, grouped, group, members, first))
+    return function.primfunc
+
+
+def _groups(scan: Scan, together: int) -> tuple[int | None, Expr]:
+    """The axis whose positions share elements, if any, and how many of them form a task: decided at run time."""
     axes = tuple(a for a in range(len(scan.sizes)) if a not in (scan.axis, scan.line))
     one, total = tirx.const(1, "int64"), product(scan.sizes[a] for a in axes)
     summed = [(a, o.tensor.shape[d]) for o in scan.outputs for a, d in o.shared]
     shared = [(a, r.tensor.shape[d]) for r in used_reads(scan).values() for a, d in r.shared if a in axes]
     if not (summed or shared):
-        return Tasks(scan, axes, None, one, total)
+        return None, one
     grouped, size = (summed or shared)[0]
     whole = scan.sizes[grouped]
     few = tirx.max(one, tirx.min(tirx.const(together, "int64"), tirx.truncdiv(total, tirx.const(MIN_TASKS, "int64"))))
-    group = T.bind(tirx.Select(size < whole, whole if summed else few, one))
-    return Tasks(
-        scan, axes, grouped, group, T.bind(_ceildiv(whole, group)) * product(scan.sizes[a] for a in axes if a != grouped)
-    )
+    return grouped, T.bind(tirx.Select(size < whole, whole if summed else few, one))
 
 
 def product(sizes: Iterable[Size]) -> Expr:

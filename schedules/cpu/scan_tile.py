@@ -25,7 +25,7 @@ from treadle.ir.scan import CARRY, Index, Output, Read, Scan
 from treadle.schedules.cpu import scan_common as common
 from treadle.schedules.cpu import scan_tasks, streaming
 from treadle.schedules.cpu.scan_common import PAD, Cell, Line, Step
-from treadle.schedules.emit import Function
+from treadle.schedules.cpu.scan_tasks import Task
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
@@ -57,29 +57,19 @@ def default(program: Program, target: Target) -> Knobs:
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
-    scan = program.scan
-    assert scan is not None
-    function = Function(program)
-    with function as buffers, streaming.imported(target.cpu.lanes):
-        tasks = scan_tasks.split(scan, point.together)
-        with T.parallel(0, tasks.count) as task:
-            _Walk(scan, buffers, point, target.cpu.lanes, tasks, task).emit()
-    return function.primfunc
+    return scan_tasks.parallel(program, target, point.together, lambda task: _Walk(task, point).emit())
 
 
 class _Walk:
     """One task: a few independent positions walked tile by tile, all of them through one tile before the next."""
 
-    def __init__(
-        self, scan: Scan, buffers: dict[str, tirx.Var], point: Knobs, lanes: int, tasks: scan_tasks.Tasks, task: Expr
-    ) -> None:
-        self.scan, self.buffers, self.point = scan, buffers, point
-        self.first, self.grouped = tasks.first(task), tasks.grouped
-        self.members = tasks.members(self.first)
-        self.cut = Line(scan, lanes, max(PAD, lanes))
+    def __init__(self, task: Task, point: Knobs) -> None:
+        scan = task.scan
+        self.task, self.scan, self.point = task, scan, point
+        self.cut = Line(scan, task.lanes, max(PAD, task.lanes))
         # Padded, and so never a power of two apart, which would put a tile's lines into the same sets of L1.
         self.pitch = scan.width + 2 * PAD
-        self.carry = T.alloc_buffer((tasks.group, 2, self.pitch), CARRY)
+        self.carry = T.alloc_buffer((task.group, 2, self.pitch), CARRY)
         # One staging tile per stream that is read, and one per output.
         self.reads = {name: group[0] for name, group in common.streams(scan).items()}
         self.staged = {name: self._stage() for name in self.reads}
@@ -87,9 +77,9 @@ class _Walk:
 
     def emit(self) -> None:
         scan, columns = self.scan, self.point.columns
-        with T.serial(0, tirx.ceildiv(scan.steps, columns)) as tile, T.serial(0, self.members) as m:
+        with T.serial(0, tirx.ceildiv(scan.steps, columns)) as tile, T.serial(0, self.task.members) as m:
             for key, read in self.reads.items():
-                if read.shared and self.grouped is not None:
+                if read.shared and self.task.grouped is not None:
                     with T.If(m == 0), T.Then():
                         self._gather(key, read, tile, m)
                 else:
@@ -99,7 +89,7 @@ class _Walk:
                 self._step(step, tile, m)
             for output, result in zip(scan.outputs, self.results, strict=True):
                 if output.shared:
-                    with T.If(m == self.members - 1), T.Then():
+                    with T.If(m == self.task.members - 1), T.Then():
                         self._scatter(output, result, tile, m)
                 else:
                     self._scatter(output, result, tile, m)
@@ -141,10 +131,10 @@ class _Walk:
 
     def _memory(self, tensor, index: Index, time: Expr, m: Expr) -> tuple[Expr, Expr]:  # type: ignore[no-untyped-def]
         """The address of a tile's first element, and the elements from one of its rows to the next."""
-        where = index(self._position(m, time, tirx.const(0, "int64")))
+        where = index(self.task.position(m, time, tirx.const(0, "int64")))
         dim = _line_dim(self.scan, index)
         assert dim is not None
-        return T.address_of(self.buffers[tensor.op.name][*where]), scan_tasks.product(tensor.shape[dim + 1 :])
+        return T.address_of(self.task.buffers[tensor.op.name][*where]), scan_tasks.product(tensor.shape[dim + 1 :])
 
     def _start(self, tile: Expr, back: int) -> Expr:
         """The lowest index along the walk among a tile's steps, each taken `back` steps earlier."""
@@ -164,12 +154,6 @@ class _Walk:
     def _line(self, row: Expr) -> Expr:
         """Where a staging line starts."""
         return row * self.pitch + PAD
-
-    def _position(self, m: Expr, time: Expr, j: Expr) -> list[Expr]:
-        at = {**self.first, self.scan.axis: time, self.scan.line: j}
-        if self.grouped is not None:
-            at[self.grouped] = at[self.grouped] + m
-        return [at[a] for a in range(len(self.scan.sizes))]
 
 
 def _line_dim(scan: Scan, index: Index) -> int | None:
