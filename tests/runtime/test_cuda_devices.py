@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from treadle.errors import ArgumentError
-from treadle.runtime import load
+from treadle.errors import ArgumentError, DeviceError
+from treadle.runtime import cuda, load
 from treadle.runtime.devices import _rank, architectures, cuda_index, fits
 from treadle.runtime.manifest import Library
 
@@ -45,3 +45,20 @@ def test_names() -> None:
 def test_a_cpu_session_takes_no_stream(tiny_built: object) -> None:
     with load(tiny_built) as session, pytest.raises(ArgumentError, match="stream= is for CUDA sessions"):  # type: ignore[arg-type]
         session.run(x=None, stream=0)
+
+
+def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda._driver.cache_clear()
+    monkeypatch.setattr(cuda, "DRIVER", "libcuda.so.0")  # which no machine has
+    said = r"no NVIDIA driver on this machine: given libcuda.so.0: .*Load the bundle with device='cpu', or install the driver"
+    with pytest.raises(DeviceError, match=said):
+        cuda.find_device(0)
+    cuda._driver.cache_clear()
+
+
+def test_a_machine_without_a_cuda_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.load_runtime.cache_clear()
+    monkeypatch.setattr(cuda, "RUNTIME", "libcudart.so.0")
+    with pytest.raises(DeviceError, match=r"no CUDA runtime: .*pip install 'treadle\[cuda\]'"):
+        cuda.runtime_version()
+    cuda.load_runtime.cache_clear()
