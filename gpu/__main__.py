@@ -23,6 +23,7 @@ STAGES = ("correctness", "cgspn", "bench")
 EXTRA = "memcheck"
 #: Seconds that a job may take: a kernel that never ends must not take the run with it.
 PATIENCE, PATIENCE_CHECKED = 120.0, 300.0
+DESCRIBE = Job("describe", "the machine")
 SANITIZER = ("compute-sanitizer", "--tool=memcheck", "--error-exitcode=86")
 Row = dict[str, Any]
 
@@ -42,17 +43,17 @@ class Run:
 
     def __call__(self, stages: Sequence[str]) -> int:
         workers = Workers(self._command(), self.log, PATIENCE)
-        (machine,) = workers.do(Job("describe", "the machine"))
+        (machine,) = workers.do(DESCRIBE)
         self.found["machine"] = machine
         if machine.get("failed"):
             self._save()
             print(f"the device cannot be used: {machine['why']}", file=sys.stderr)
             return report.FAILED
         for stage in stages:
-            if stage != EXTRA:
+            if stage != EXTRA and "stopped" not in self.found:
                 self._stage(stage, workers)
         workers.close()
-        if EXTRA in stages:
+        if EXTRA in stages and "stopped" not in self.found:
             self._sanitized()
         self._save()
         print("\n".join([*report.table(self.found), f"written: {self.file}"]))
@@ -70,7 +71,11 @@ class Run:
             self.found["ceilings" if job.do == "ceilings" and not failed else stage] += rows
             if failed:
                 self.bad.add(job.subject)
+            if failed and not workers.alive and (answer := workers.do(DESCRIBE)[0]).get("failed"):
+                self.found["stopped"] = f"after {job.title} the device answers no more: {answer['why']}"
             self._save()
+            if "stopped" in self.found:
+                return
 
     def _sanitized(self) -> None:
         """One allocation a tensor: in torch's large blocks the checker would not see where one ends."""

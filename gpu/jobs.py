@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 Row = dict[str, Any]
+#: Seconds for a process to end; one that waits for a hung device may never.
+_GRACE = 60
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Workers:
             self.close()
         return answer["rows"] if "failed" not in answer else [self._failure(job, answer["failed"])]
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None
+
     def close(self) -> int:
         """End the worker, if any; its exit code."""
         process, self._process = self._process, None
@@ -70,7 +76,11 @@ class Workers:
         assert process.stdin and process.stdout and self._errors
         with suppress(BrokenPipeError):
             process.stdin.close()
-        code = process.wait()
+        try:
+            code = process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = -signal.SIGKILL
         process.stdout.close()
         self._errors.close()
         return code

@@ -62,7 +62,10 @@ def _again(
 
 
 def time(bundle: Path, timer: Timer, quick: bool) -> Row:
-    """Seconds per image batch: called through Session.run, and, where the device has graphs, replayed as one."""
+    """Seconds per image batch: called through Session.run, and, where the device has graphs, replayed as one.
+
+    On one set of arrays: between two of a layer's turns go all other layers, as in use.
+    """
     device = timer.device
     with load(bundle, device) as session:
         kind = session.entries["main"].inputs[0].dtype
@@ -73,7 +76,7 @@ def time(bundle: Path, timer: Timer, quick: bool) -> Row:
         replayed = timer.time([call])
         called = timer.wall(call)
         return {
-            **_head(session, kind, size), "seconds": replayed, "host_seconds": called, "arena_bytes": session.arena_bytes,
+            **_head(session, kind, size), "sets": 1, "seconds": replayed, "host_seconds": called, "arena_bytes": session.arena_bytes,
         }  # fmt: skip
 
 

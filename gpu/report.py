@@ -45,7 +45,7 @@ def table(found: Row) -> list[str]:
             lines += _checked(title, found[stage])
     if "bench" in found:
         lines += _timed(found["bench"], found["ceilings"])
-    return lines
+    return lines + ([f"stopped {found['stopped']}"] if "stopped" in found else [])
 
 
 def _checked(title: str, rows: Sequence[Row]) -> list[str]:

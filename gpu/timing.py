@@ -54,7 +54,9 @@ class Timer:
         """Seconds per call over the replays of all calls in turn: median, p10, p90; and the clocks while they ran."""
         for call in calls:
             call()  # loads modules and grows arenas, which cannot be captured
-        once = self._seconds(self._replayed(calls, 1))[0]
+        short = self._replayed(calls, 1)
+        self._seconds(short)  # a graph's first replay also uploads it
+        once = self._seconds(short)[0]
         rounds = max(1, round(self.least / max(once, 1e-9)))
         replay = self._replayed(calls, rounds)
         self._seconds(replay)

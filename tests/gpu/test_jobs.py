@@ -70,6 +70,35 @@ def test_jobs_share_a_worker_until_it_dies(workers: Any) -> None:
     assert do(workers, "fine")["ok"]
 
 
+#: A device that hangs for good after a kernel: every later process finds it gone.
+GONE = """
+import json, os, pathlib, sys
+gone = pathlib.Path(sys.argv[1])
+for line in sys.stdin:
+    if json.loads(line)["do"] == "check_kernel":
+        gone.touch()
+        os.abort()
+    answer = {"failed": "DeviceError: gone"} if gone.exists() else {"rows": [{"name": "a card"}]}
+    print(json.dumps({"broken": False, **answer}), flush=True)
+"""
+
+
+def test_a_run_stops_when_the_device_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases, run = kit_module("cases"), kit_module("__main__").Run
+    (tmp_path / "bundles" / "a.treadle").mkdir(parents=True)
+    (tmp_path / "kernels").mkdir()
+    work = cases.Work({"N": 1}, 4, 0)
+    case = cases.Case("a.b", "float32", {}, "s", {}, True, "C", "k.so", "f", (), (), (work, work), work)
+    cases.write(tmp_path / "kernels", "cuda:sm_90a", [case, case], [])
+    monkeypatch.setattr(run, "_command", lambda self: [sys.executable, "-c", GONE, str(tmp_path / "gone")])
+    assert run(tmp_path, tmp_path, "cuda:0", False, [])(("correctness", "cgspn", "bench")) == 1
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert len(found["correctness"]) == 1 and "SIGABRT" in found["correctness"][0]["why"] and "cgspn" not in found
+    assert "stopped after a.b float32 at N=1 the device answers no more: DeviceError: gone" in capsys.readouterr().out
+
+
 def row(ok: bool = True, **more: Any) -> dict[str, Any]:
     return {
         "program": "norm.layer_norm", "dtype": "float32", "attrs": {"eps": 1e-6}, "sizes": {"R": 3}, "route": "C",
