@@ -13,13 +13,14 @@ import subprocess
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import tvm_ffi
 
 from treadle.codegen import cpu, fatbin, nvcc, ptxas, report
-from treadle.codegen.cuda_source import Source, source
+from treadle.codegen.cuda_source import Kernel, Source, source
 from treadle.codegen.lower import Lowered
 from treadle.errors import ArchError, ToolchainError
 from treadle.schedules.target import Target
@@ -69,6 +70,29 @@ def link_library(
     (work / "lib.so").rename(out)
     shutil.rmtree(work)
     return files
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The device side of a library: its kernels, and per architecture what each takes and the PTX of all."""
+
+    kernels: tuple[Kernel, ...]
+    usage: Mapping[str, Mapping[str, ptxas.Usage]]
+    ptx: Mapping[str, str]
+
+    def entry(self, arch: str, kernel: str) -> str:
+        """The PTX of one kernel."""
+        return self.ptx[arch].partition(f".entry {kernel}(")[2].partition(".visible .entry")[0]
+
+
+def assemble(lowered: Sequence[Lowered], target: Target) -> Assembled:
+    """Compile the device side alone: what a check of schedules wants to know."""
+    made = source(lowered, target)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / f"{_UNIT}.cu").write_text(made.device)
+        usage = ptxas.parse(_device(made, target, work))
+        return Assembled(made.kernels, usage, {g.arch: _ptx(g.arch, work).read_text() for g in target.gpus})
 
 
 def _device(made: Source, target: Target, work: Path) -> str:

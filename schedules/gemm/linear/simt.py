@@ -16,7 +16,8 @@ For any Program `result = epilogue(sum of row factor * column factor)`. float32 
 
 Predicted, not measured (H100 SXM): 65-75 % of 67 TFLOP/s, 44-50, for large float32; the same for 16-bit inputs.
 
-ptxas (nvcc 13.0, sm_90a, 2026-11-24): @REPORT@
+ptxas (nvcc 13.0, sm_90a, 2026-11-24): 187 registers in float32 and 200 in bfloat16 (K = 1152, M = 4304,
+default point), 68 KiB of shared memory, no spills: one block of 8 warps on an SM, limited by registers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Its fetch already goes element by element through registers, one step ahead of the multiplication, so that the gather costs
 only its address arithmetic (divisions by constants) and the shorter runs of memory, `patch` elements each.
 
-ptxas (nvcc 13.0, sm_90a, 2026-11-24): @REPORT@
+ptxas (nvcc 13.0, sm_90a, 2026-11-24): 184 registers (float32, C = 3, M = 1152, default point), 68 KiB of shared
+memory, no spills: one block of 8 warps on an SM, limited by registers.
 """
 
 from __future__ import annotations
