@@ -14,7 +14,8 @@ from treadle.schedules.space import Space
 from treadle.schedules.target import Target
 
 EMULATED = "emulate:sm_90a"
-LONG = pytest.mark.long  # 200 points are 200 compilations, about a second each
+#: 200 points are 200 compilations, about a second each.
+LONG = (pytest.mark.long, pytest.mark.timeout(1800))
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=LONG)])
