@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 TYPED := -p treadle.runtime -p treadle.cli $(addprefix -m treadle.,errors settings dtypes api kernel check ir.program ir.scan ir.graph)
 SOURCES := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test test-long gpu-kit lint clean
+.PHONY: demo test test-long reliability gpu-kit lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python demo.py
@@ -18,6 +18,11 @@ test: .venv/test.stamp
 test-long: .venv/test.stamp
 	$(BIN)/python -m pytest -m "long and not gpu"
 	$(BIN)/treadle check --target cpu --cases 300
+	$(BIN)/treadle check --target emulate:sm_90a --cases 100
+
+# Measures the promises and writes docs/reliability.md.
+reliability: .venv/test.stamp
+	$(BIN)/python tests/reliability.py
 
 # What a GPU machine without internet needs: kernels, an encoder, checks, timing and wheels, in one folder.
 gpu-kit: .venv/kit.stamp
