@@ -88,7 +88,8 @@ def test_any_legal_point_of_mma(held, data, layouts, dtype):
     assert held(program, lower(program, EMULATE, space, chosen).func, {"N": 1, "P": 70}).ok
 
 
-@pytest.mark.parametrize("dtype", ("float32", "float16", "bfloat16"))
+# float16 takes the same way through the registers as bfloat16, which is rounded more coarsely.
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", pytest.param("float16", marks=pytest.mark.long)))
 @pytest.mark.parametrize("layouts", LAYOUTS, ids="-".join)
 @few
 @given(n=st.integers(1, 3), p=SIZE, k=DEEP, m=SIZE)

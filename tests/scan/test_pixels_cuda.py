@@ -1,7 +1,6 @@
 """The CUDA schedules of gspn_gates and gspn_merge, emulated: threads one after another on the CPU, and compiled."""
 
 import re
-import subprocess
 from dataclasses import fields
 from functools import cache
 
@@ -9,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from treadle.codegen import cuda_source, nvcc
-from treadle.codegen.lower import Lowered
+from treadle.codegen import cuda as codegen
+from treadle.codegen import nvcc, ptxas
+from treadle.codegen.lower import lower
 from treadle.errors import ArgumentError, ToolchainError
 from treadle.ir import build
 from treadle.ir.oracles.scan import gspn_merge as merge_oracle
@@ -23,7 +23,6 @@ from treadle.schedules.target import Target
 EMULATED, CUDA = Target.parse("emulate:sm_90a"), Target.parse("cuda:sm_90a")
 DTYPES = ("float32", "float16", "bfloat16")
 DIRECTIONS = ("t2b", "b2t", "l2r", "r2l")
-NVCC_FLAGS = ("-std=c++17", "-O3", "-arch=sm_90a", "-cubin", "--keep", "-Xptxas", "-v")
 EACH = (("scan.gspn_gates", {"N": 2, "G": 2, "H": 9, "W": 16}), ("scan.gspn_merge", {"N": 2, "C": 3, "P": 65}))
 REFUSED = (
     ("scan.gspn_gates", {"G": 1, "H": 37, "W": 37}, {"access": 16}),
@@ -148,7 +147,7 @@ def test_a_dropped_tail_is_caught(held, monkeypatch):
     assert not held(program, serial(space(program).lower(space(program).point())), {"N": 1, "C": 3, "P": 65}).ok
 
 
-def test_compiled_for_hopper_without_spills_and_with_wide_accesses(tmp_path):
+def test_compiled_for_hopper_without_spills_and_with_wide_accesses():
     programs = [
         build("scan.gspn_gates", "bfloat16", {"direction": "l2r"}, {"H": 64, "W": 64}),
         build("scan.gspn_gates", "float32", {"direction": "l2r"}),
@@ -156,19 +155,15 @@ def test_compiled_for_hopper_without_spills_and_with_wide_accesses(tmp_path):
         build("scan.gspn_merge", "float32", {"skip": True}),
     ]
     try:
-        compiler = nvcc.find()
+        nvcc.find()
     except ToolchainError as missing:
         pytest.skip(str(missing))
-    spaces = [space(p, CUDA) for p in programs]
-    lowered = [Lowered(p, s.name, s.point(), s.lower(s.point())) for p, s in zip(programs, spaces, strict=True)]
-    (tmp_path / "kernels.cu").write_text(cuda_source.source(lowered, CUDA).device)
-    command = [compiler.path, *NVCC_FLAGS, "-o", "kernels.cubin", "kernels.cu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=nvcc.environment())
-    assert done.returncode == 0, done.stderr
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
-    assert spills == [("0", "0")] * len(programs)
-    for text in re.split(r"\.entry ", (tmp_path / "kernels.ptx").read_text())[1:]:
-        planes = 3 if "gates" in text[: text.index("(")] else 1
+    made = codegen.assemble([lower(p, CUDA) for p in programs], CUDA)
+    assert len(made.kernels) == len(programs)
+    ptxas.refuse_spills(made.usage, made.kernels)
+    for kernel in made.kernels:
+        text = made.entry("sm_90a", kernel.name)
+        planes = 3 if "gates" in kernel.name else 1
         assert len(re.findall(r"st\.global[.\w]*\.v4", text)) == planes
         assert len(re.findall(r"ld\.global[.\w]*\.v4", text)) == (3 if planes == 3 else 13)
         # One exponential per logit of each lane, on the wide path and on the other.
