@@ -87,12 +87,15 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
 
 
 class _Blocks:
-    """A size cut into equal blocks of at most `most`, each a multiple of `unit`; `most` itself is one."""
+    """A size cut into equal blocks of at most `most`, each a multiple of `unit`; `most` itself is one.
 
-    def __init__(self, size: Expr, most: int, unit: int) -> None:
+    Their number is a multiple of `times`, so that cores share them evenly.
+    """
+
+    def __init__(self, size: Expr, most: int, unit: int, times: int = 1) -> None:
         self.size = size = named(size)
         # At least 1 in a form that TVM sees: its simplifier tries a size of 0 and would divide by it.
-        self.count = named(tirx.max(ceildiv(size, most // unit * unit), 1))
+        self.count = named(tirx.max(ceildiv(size, most // unit * unit * times), 1) * times)
         self.step = named(ceildiv(ceildiv(size, self.count), unit) * unit)
         self.most = constant(self.step) or most // unit * unit
 
@@ -114,7 +117,7 @@ class _Nest:
     def __init__(self, c: Contraction, buffers: Mapping[str, tirx.Var], lanes: int, point: Knobs) -> None:
         self.c, self.buffers, self.lanes = c, buffers, lanes
         self.mr, self.nr, self.vectors = point.mr, point.nr * lanes, point.nr
-        self.rows, self.columns = _Blocks(c.rows, point.mc, self.mr), _Blocks(c.columns, point.nc, self.nr)
+        self.rows, self.columns = _Blocks(c.rows, point.mc, self.mr, times=2), _Blocks(c.columns, point.nc, self.nr)
         self.depth = _Blocks(c.depth, point.kc, lanes)
         self.packing = Packing(c, self.load, lanes, self.depth.most)
         self.outer = product(c.outer_sizes)
