@@ -38,6 +38,7 @@ from treadle.ir.expr import Expr
 from treadle.schedules.emit import Function
 from treadle.schedules.gemm.block import Block, Registers, decided, either
 from treadle.schedules.gemm.epilogue import Epilogue
+from treadle.schedules.gemm.limits import over
 from treadle.schedules.gemm.stage_copy import StageCopy
 from treadle.schedules.gemm.tiles import PAD, Side, Tiles, contraction
 from treadle.schedules.gemm.warp_mma import WarpMma, matrix_origin, matrix_origin_transposed, sum_at
@@ -100,15 +101,7 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
             reasons.append(
                 f"a stage of {extent} {name} x {point.bk} steps leaves most of {point.threads} threads nothing to copy"
             )
-    for gpu in target.gpus:
-        most = min(255, gpu.registers // max(point.threads, 1))
-        if point.registers > most:
-            reasons.append(f"{point.registers} registers a thread; {gpu.arch} gives a block of {point.threads} threads {most}")
-        if point.shared_bytes > gpu.shared_bytes:
-            reasons.append(
-                f"{point.shared_bytes >> 10} KiB of shared memory; a block on {gpu.arch} has {gpu.shared_bytes >> 10}"
-            )
-    return reasons
+    return [*reasons, *over(point, target)]
 
 
 def default(program: Program, target: Target) -> Knobs:

@@ -34,6 +34,7 @@ from treadle.ir.expr import Expr
 from treadle.schedules.emit import Function
 from treadle.schedules.gemm.block import Block, Registers, decided, either
 from treadle.schedules.gemm.epilogue import Epilogue
+from treadle.schedules.gemm.limits import over
 from treadle.schedules.gemm.tiles import PAD, Side, Tiles, contraction
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
@@ -72,22 +73,12 @@ def applies(program: Program) -> bool:
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
-    reasons = []
     if not 32 <= point.threads <= 1024:
-        reasons.append(
+        return [
             f"{point.bm} x {point.bn} in {point.tm} x {point.tn} per thread takes {point.threads} threads; "
             "a block has one warp at least and 1024 threads at most"
-        )
-        return reasons
-    for gpu in target.gpus:
-        most = min(255, gpu.registers // point.threads)
-        if point.registers > most:
-            reasons.append(f"{point.registers} registers a thread; {gpu.arch} gives a block of {point.threads} threads {most}")
-        if point.shared_bytes > gpu.shared_bytes:
-            reasons.append(
-                f"{point.shared_bytes >> 10} KiB of shared memory; a block on {gpu.arch} has {gpu.shared_bytes >> 10}"
-            )
-    return reasons
+        ]
+    return over(point, target)
 
 
 def default(program: Program, target: Target) -> Knobs:
