@@ -11,6 +11,7 @@ from treadle import models
 from treadle.api import compile_graph
 from treadle.cli import main
 from treadle.codegen import fatbin, nvcc
+from treadle.codegen.report import predict
 from treadle.errors import ArchError, DeviceError, ToolchainError, UnknownNameError
 from treadle.runtime import cuda
 from treadle.runtime.bundle import Bundle
@@ -76,6 +77,20 @@ def test_the_stages_of_a_cuda_bundle(tiny, capsys):
     assert main(["inspect", str(folder), "--stage", "report"]) == 0
     shown = capsys.readouterr().out
     assert "registers" in shown and "spills" in shown and "image_mean_pool" in shown
+
+
+def test_the_predicted_floor_is_bytes_or_flops_over_the_data_sheet(tiny):
+    graph, told = models.build("cgspn", "tiny"), report_of(tiny[1])
+    rows = {r.kernel: r for r in predict(graph, told, {"N": 1, "H": 504, "W": 504})}
+    assert sum(r.calls for r in rows.values()) == tiny[0].nodes and len(rows) == tiny[0].kernels
+    pool = rows["image.mean_pool C=192"]
+    assert (pool.calls, pool.by, pool.spills) == (1, "bytes", 0)
+    assert pool.seconds == pytest.approx((36 * 36 + 1) * 192 * 4 / 3350e9)
+    up = rows["gemm.linear gelu_tanh K=192 M=768"]
+    assert (up.calls, up.by) == (4, "flops")
+    assert up.seconds == pytest.approx(4 * 2 * 36 * 36 * 192 * 768 / 67e12, rel=0.01)
+    (row,) = (r for r in told["kernels"] if r["dims"] == {"K": 192, "M": 768})
+    assert (up.registers, up.shared) == (row["registers"], row["dynamic_shared"])
 
 
 def test_a_second_compile_comes_from_the_cache(tiny, tmp_path):
