@@ -18,7 +18,7 @@ EMULATED = "emulate:sm_90a"
 LONG = (pytest.mark.long, pytest.mark.timeout(1800))
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(200, marks=LONG)])
+@pytest.mark.parametrize("count", [12, pytest.param(200, marks=LONG)])
 def test_legal_points_equal_the_oracles_in_emulation(count):
     found = points.legal(EMULATED, count)
     print(f"{found.points} legal points of {len(found.schedules)} schedules, {len(found.mismatches)} mismatches")
