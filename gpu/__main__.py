@@ -34,10 +34,10 @@ class Run:
     def __init__(self, kit: Path, out: Path, device: str, quick: bool, programs: Sequence[str]) -> None:
         self.kit, self.file, self.log, self.quick = kit, out / "results.json", out / "worker.log", quick
         self.device = device
-        target, known, left_out = cases.read(kit / "kernels")
+        target, known, remarks = cases.read(kit / "kernels")
         self.cases = [(i, c) for i, c in enumerate(known) if not programs or c.program in programs]
         self.bundles = [] if programs else sorted(p.name for p in (kit / "bundles").iterdir())
-        self.found: Row = {"command": sys.argv[1:], "target": target, "left_out": left_out}
+        self.found: Row = {"command": sys.argv[1:], "target": target, "remarks": remarks}
         self.bad: set[object] = set()  # cases and bundles that are wrong or fail: their time means nothing
         self.log.unlink(missing_ok=True)
 

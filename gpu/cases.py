@@ -74,15 +74,15 @@ def plain(values: Mapping[str, Any]) -> str:
     return " ".join(f"{n}={v}" for n, v in values.items())
 
 
-def write(folder: Path, target: str, cases: Sequence[Case], left_out: Sequence[Mapping[str, str]]) -> None:
-    kept = {"target": target, "cases": [asdict(c) for c in cases], "left_out": list(left_out)}
+def write(folder: Path, target: str, cases: Sequence[Case], remarks: Sequence[Mapping[str, str]]) -> None:
+    kept = {"target": target, "cases": [asdict(c) for c in cases], "remarks": list(remarks)}
     (folder / FILE).write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def read(folder: Path) -> tuple[str, list[Case], list[dict[str, str]]]:
-    """The target that the kernels were compiled for, the cases, and which kernels did not compile, and why."""
+    """The target that the kernels were compiled for, the cases, and which kernels are to be remarked on, and why."""
     kept = json.loads((folder / FILE).read_text())
-    return kept["target"], [_case(c) for c in kept["cases"]], kept["left_out"]
+    return kept["target"], [_case(c) for c in kept["cases"]], kept["remarks"]
 
 
 def _case(kept: dict[str, Any]) -> Case:

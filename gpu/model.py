@@ -76,7 +76,8 @@ def time(bundle: Path, timer: Timer, quick: bool) -> Row:
         replayed = timer.time([call])
         called = timer.wall(call)
         return {
-            **_head(session, kind, size), "sets": 1, "seconds": replayed, "host_seconds": called, "arena_bytes": session.arena_bytes,
+            **_head(session, kind, size), "sets": 1, "seconds": replayed, "host_seconds": called,
+            "arena_bytes": session.arena_bytes,
         }  # fmt: skip
 
 

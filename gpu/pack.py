@@ -1,13 +1,14 @@
 """python -m gpu.pack [--target cuda:sm_90a] [--out gpu-kit]: packs the kit, on a machine with the compiler and internet.
 
 A Program's kernels share a library: a library costs seconds to compile, a further kernel a fraction of one. Libraries come
-from the cache. A kernel that does not compile is left out and named, here and in the kit's own table. The wheels are for
-the machine the kit goes to, not for this one.
+from the cache. A kernel that does not compile is left out, one that spills goes along to be measured, and both are named,
+here and in the kit's own table. The wheels are for the machine the kit goes to, not for this one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def pack(
         made.add_all(list(choose.kernels(goal, programs, dtypes, candidates)))
         if goal.kind == "cuda":
             made.add_packed(programs)
-    write(out / "kernels", target, made.cases, made.left_out)
+    write(out / "kernels", target, made.cases, made.remarks)
     write_sums(out / "kernels")
     for dtype in dtypes:
         _say(f"compiling cgspn:tiny in {dtype} for {target}")
@@ -84,7 +85,7 @@ class _Libraries:
     def __init__(self, target: Target, out: Path, keep: ExitStack) -> None:
         self.target, self.out, self.keep = target, out, keep
         self.cases: list[Case] = []
-        self.left_out: list[dict[str, str]] = []
+        self.remarks: list[dict[str, str]] = []
 
     def add_all(self, lowered: Sequence[Lowered]) -> None:
         """A library per Program and Point of it: a library holds a symbol once, and a Program's Points share one."""
@@ -104,8 +105,7 @@ class _Libraries:
             if len(lowered) == 1:
                 (k,) = lowered
                 what = f"{k.program.name} {k.program.dtype} {plain(k.program.attrs)}, {k.schedule} {plain(asdict(k.point))}"
-                _say(f"left out: {what}: {wrong}")
-                self.left_out.append({"kernel": what, "why": str(wrong)[:1000]})
+                self._remark(what, f"left out: {wrong}")
                 return
             middle = len(lowered) // 2
             self._add(f"{name}a", lowered[:middle])
@@ -115,7 +115,15 @@ class _Libraries:
         for report in folder.glob("reports/*.json"):
             (self.out / "reports").mkdir(exist_ok=True)
             shutil.copy(report, self.out / "reports" / f"{name}-{report.name}")
+            for row in json.loads(report.read_text())["kernels"]:
+                if row["waived"]:
+                    what = f"{row['program']} {row['dtype']} {plain(row['attrs'])}, {row['schedule']}"
+                    self._remark(what, f"spills: {row['stack']} bytes of stack on {report.stem}")
         self.cases += [choose.case(k, self.target, f"{name}.so") for k in lowered]
+
+    def _remark(self, kernel: str, why: str) -> None:
+        _say(f"{kernel}: {why}")
+        self.remarks.append({"kernel": kernel, "why": why[:1000]})
 
     def add_packed(self, programs: Sequence[str] | None) -> None:
         """A few kernels once more by the other route, with what it needs of TVM there."""
@@ -145,7 +153,8 @@ class _Libraries:
 def _link(lowered: Sequence[Lowered], target: Target, folder: Path) -> None:
     if target.kind != "cuda":
         return cpu.link_library(lowered, "", target, folder / "kernels.so")
-    for name, text in cuda.link_library(lowered, None, target, folder / "kernels.so").items():
+    waive = {k.program.name for k in lowered}
+    for name, text in cuda.link_library(lowered, None, target, folder / "kernels.so", waive=waive).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
 

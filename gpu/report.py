@@ -39,7 +39,7 @@ def rows_of(found: Row) -> list[Row]:
 
 
 def table(found: Row) -> list[str]:
-    lines = [f"left out when the kit was packed: {k['kernel'][:100]}: {k['why'][:120]}" for k in found["left_out"]]
+    lines = [f"when packed: {k['kernel'][:100]}: {k['why'][:120]}" for k in found["remarks"]]
     for stage, title in CHECKS.items():
         if stage in found:
             lines += _checked(title, found[stage])

@@ -107,7 +107,7 @@ def row(ok: bool = True, **more: Any) -> dict[str, Any]:
 
 
 def results(**stages: Any) -> dict[str, Any]:
-    return {"left_out": [], **stages}
+    return {"remarks": [], **stages}
 
 
 def test_exit_codes() -> None:
@@ -128,10 +128,10 @@ def test_the_table_names_every_failure_and_fits_a_screen() -> None:
         correctness=[row(), row(route="B"), row(False, why="out of tolerance"), row(False, failed=True, why="SIGSEGV")],
         bench=[row(seconds=seconds, **rate), row(False, failed=True, why="ran longer than 120 s")],
         ceilings=[ceiling, ceiling],
-        left_out=[],
+        remarks=[],
     )
-    lines = kit_module("report").table({**found, "left_out": [{"kernel": "scan.gspn_adjoint", "why": "spills"}]})
-    assert lines[0] == "left out when the kit was packed: scan.gspn_adjoint: spills"
+    lines = kit_module("report").table({**found, "remarks": [{"kernel": "scan.gspn_adjoint", "why": "spills"}]})
+    assert lines[0] == "when packed: scan.gspn_adjoint: spills"
     assert lines[1] == "kernels: 4 results by routes B and C, 1 wrong, 1 failed, worst error 0.50 of its bound"
     assert lines[2] == "  norm.layer_norm eps=1e-06 float32 at R=3: out of tolerance" and lines[3].endswith("SIGSEGV")
     assert lines[4] == "torch, before: copy 3000 GB/s; product float32 40.0 TFLOP/s" and lines[5].startswith("torch, after")

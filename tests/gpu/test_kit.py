@@ -87,7 +87,7 @@ def test_everything_in_order_with_the_table_last(kit: Path, tmp_path: Path) -> N
     found = results(tmp_path)
     machine = found["machine"]
     assert machine["device"] == "cpu" and machine["versions"]["torch"] and machine["date"] and "cache" in machine["method"]
-    assert "--quick" in found["command"] and found["target"] == "cpu" and found["left_out"] == []
+    assert "--quick" in found["command"] and found["target"] == "cpu" and found["remarks"] == []
     # Two programs, the second in four directions, at four sizes each.
     assert len(found["correctness"]) == (1 + 4) * 4 and all(r["ok"] for r in found["correctness"])
     assert {r["result"] for r in found["cgspn"]} == {"features", "pooled"} and all(r["ok"] for r in found["cgspn"])
@@ -217,6 +217,7 @@ def test_a_kit_for_cuda_holds_machine_code_by_both_routes(tmp_path: Path) -> Non
         ("bfloat16", False, "C", "norm.layer_norm-1.so"),
         ("float32", True, "B", "packed.so"),
     ]
+    assert kept["remarks"] == []  # nothing spills, nothing is left out
     for library in (kit / "kernels").glob("*.so"):
         assert {i.arch for i in fatbin.images(library.read_bytes())} == {"sm_90a"}
     assert sorted(f.name for f in (kit / "lib").iterdir()) == ["libtvm_runtime.so", "libtvm_runtime_cuda.so"]
