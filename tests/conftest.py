@@ -53,19 +53,3 @@ def held():
         return compare(*(torch.stack(list(ts)) for ts in zip(*found, strict=True)), dtype.eps)
 
     return hold
-
-
-#: Modules whose slow tests do not yet carry their own `long` mark; they run in the long tier whole (`make test-long`).
-UNMARKED = (
-    "tests/codegen/test_cuda.py",
-    "tests/codegen/test_cuda_packed.py",
-    "tests/codegen/test_nvcc.py",
-    "tests/gemm/test_gemm_cuda.py",
-    "tests/norm/test_rows_cuda.py",
-)
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.nodeid.startswith(UNMARKED):
-            item.add_marker(pytest.mark.long)
