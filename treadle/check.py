@@ -84,9 +84,14 @@ def sweep(
     progress: Progress = lambda _: None,
 ) -> list[Outcome]:
     """Check programs (all unless named) with `cases` random cases each."""
+    if target.partition(":")[0] == "cuda":
+        raise DeviceError(
+            "checking runs kernels on this machine's CPU",
+            given=target,
+            expected="a cpu or emulate target",
+            hint="Checks on a GPU run from the kit: `make gpu-kit` here, `bash gpu-kit/run.sh --out DIR` on its machine.",
+        )
     goal = Target.parse(target)
-    if goal.kind == "cuda":
-        raise DeviceError("checking runs kernels on this machine's CPU", given=target, expected="a cpu or emulate target")
     known = definitions()
     for name in names or ():
         if name not in known:

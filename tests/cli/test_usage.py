@@ -83,9 +83,9 @@ def test_bad_weights(treadle, encoder, small, tmp_path):
         assert ran.code == 1 and ran.error["type"] == "ArgumentError" and words in ran.error["message"]
 
 
-@pytest.mark.parametrize("verb", ["check", "bench"])
-def test_what_needs_a_gpu_says_so(treadle, verb):
-    ran = treadle(verb, "scan.gspn", "--target", "cuda:sm_90a", "--json")
+@pytest.mark.parametrize(("verb", "target"), [("check", "cuda:sm_90a"), ("check", "cuda"), ("bench", "cuda:sm_90a")])
+def test_what_needs_a_gpu_says_so(treadle, verb, target):
+    ran = treadle(verb, "scan.gspn", "--target", target, "--json")
     assert ran.code == 1 and ran.error["type"] == "DeviceError" and "cpu" in ran.error["expected"]
 
 
