@@ -74,9 +74,10 @@ def link_library(
 
 @dataclass(frozen=True)
 class Assembled:
-    """The device side of a library: its kernels, and per architecture what each takes and the PTX of all."""
+    """The device side of a library: its kernels and their source, and per architecture what each takes and the PTX of all."""
 
     kernels: tuple[Kernel, ...]
+    source: str
     usage: Mapping[str, Mapping[str, ptxas.Usage]]
     ptx: Mapping[str, str]
 
@@ -92,7 +93,7 @@ def assemble(lowered: Sequence[Lowered], target: Target) -> Assembled:
         work = Path(folder)
         (work / f"{_UNIT}.cu").write_text(made.device)
         usage = ptxas.parse(_device(made, target, work))
-        return Assembled(made.kernels, usage, {g.arch: _ptx(g.arch, work).read_text() for g in target.gpus})
+        return Assembled(made.kernels, made.device, usage, {g.arch: _ptx(g.arch, work).read_text() for g in target.gpus})
 
 
 def _device(made: Source, target: Target, work: Path) -> str:

@@ -17,19 +17,18 @@ from treadle.errors import ToolchainError
 def serial(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """The same function with thread-bound loops run one after another, in ordinary memory."""
 
-    def refuse(call: ir.Call) -> None:
+    found: list[str] = []  # raised below: an error raised inside a walk comes back as another type
+
+    def note(call: ir.Call) -> None:
         name = getattr(call.op, "name", "")
         if name == "tirx.tvm_storage_sync" or "shuffle" in name:
-            raise ToolchainError(
-                "this schedule cannot be run on the CPU with its threads made serial",
-                given=f"{name} inside a thread loop", expected="barriers between thread loops only",
-            )  # fmt: skip
+            found.append(name)
 
     def swap(loop: tirx.For) -> tirx.For:
         if loop.kind != tirx.ForKind.THREAD_BINDING:
             return loop
         if loop.thread_binding.thread_tag.startswith("threadIdx"):
-            tvm_ffi.structural_walk(loop.body, (ir.Call, refuse))
+            tvm_ffi.structural_walk(loop.body, (ir.Call, note))
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
 
     def drop(stmt: tirx.Evaluate) -> tirx.Evaluate:
@@ -37,4 +36,9 @@ def serial(func: tirx.PrimFunc) -> tirx.PrimFunc:
         return tirx.Evaluate(tirx.const(0, "int32")) if barrier else stmt
 
     func = tvm_ffi.structural_map(func, (tirx.For, swap))
+    if found:
+        raise ToolchainError(
+            "this schedule cannot be run on the CPU with its threads made serial",
+            given=f"{found[0]} inside a thread loop", expected="barriers between thread loops only",
+        )  # fmt: skip
     return tvm_ffi.structural_map(func, (tirx.Evaluate, drop))

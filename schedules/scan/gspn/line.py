@@ -22,8 +22,7 @@ Predicted, not measured (no GPU has run this), per direction, against the floor 
 
 Compiler's report (nvcc 13.0.88, sm_90a, 2026-11-24, symbolic sizes, default Point; wide/single, short and long lines):
 fp32 62-68 registers, fp16 and bf16 70-80 wide and 128 single, strided 40; static shared 4,352 bytes; no stack, no spills.
-One bar.sync a step; 5 ld.global.v4 and one st.global.v4 a step in the wide kernels. docstrings here are kept by
-tests/scan/test_scan_cuda.py, which asserts spills, accesses and barriers.
+One bar.sync a step; 5 ld.global.v4 and one st.global.v4 a step in the wide kernels: tests/scan/test_scan_code.py asserts it.
 """
 
 from __future__ import annotations
