@@ -8,7 +8,7 @@ beyond                 a block per line, striding over it: right, but each acces
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tvm import tirx
 
@@ -27,6 +27,9 @@ class Point(Protocol):
     rows: int
     steps: int
     ahead: bool
+
+
+P = TypeVar("P", bound=Point)
 
 
 def applies(program: Program) -> bool:
@@ -74,7 +77,7 @@ def legal(program: Program, target: Target, point: Point) -> list[str]:
     return reasons
 
 
-def default(program: Program, target: Target, knobs: Callable[..., Point], ahead: bool) -> Point:
+def default(program: Program, target: Target, knobs: Callable[..., P], ahead: bool) -> P:
     """32 bytes of a row a tile; a thread for each row of a line whose length is known, 256 otherwise."""
     assert program.scan is not None
     steps = 32 // k.itemsize(program.dtype)
