@@ -1,8 +1,23 @@
 """A bundle: the directory that `treadle compile` writes and every runtime loads.
 
-`Bundle.open` decides whether it may be used at all, in an order chosen so that
-nothing is trusted before it is checked: folder, sums, manifest, target, CPU.
-Only then may anyone dlopen the library inside.
+The rule of loading, for every runtime.  Each step trusts only what the steps above it
+have checked, and each refusal is a typed error:
+
+1. it is a folder of regular files and nothing else;
+2. SHA256SUMS ends with its own digest and lists every file; all sizes, then all digests match;
+3. manifest.json is of a known schema, with exactly the known keys, and consistent in itself;
+4. a library is for the device asked for, and the CPU has the features it needs;
+5. the files that the manifest relies on are there;
+6. weights.safetensors holds exactly the manifest's weights, in its dtypes and shapes;
+7. plan.json is of a known schema and reads and writes the manifest's tensors, in its dtypes and sizes;
+8. the library loads, and its ABI version is the runtime's;
+9. it exports what the manifest promises, and takes as many tensors.
+
+`Bundle.open` does 1 to 5, a Session 4 and 6 to 9; nothing is dlopened before 8.
+
+SHA256SUMS is the anchor.  Whoever writes it anew over other bytes has made another bundle, and only
+contradictions between its files are noticed then: other machine code, other weights of the same
+shapes, or two tensors alike that change places in the manifest, are not.
 """
 
 from __future__ import annotations

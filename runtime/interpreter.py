@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from treadle import dtypes
-from treadle.errors import UnknownNameError
+from treadle.errors import DeviceError, UnknownNameError
 from treadle.runtime.bundle import Bundle
 from treadle.runtime.library import function, load_library, restated
 from treadle.runtime.plan import REGION_ALIGNMENT, PlanEntry, Value, read_plan
@@ -76,7 +76,10 @@ class Interpreter:
             start = -(-end // REGION_ALIGNMENT) * REGION_ALIGNMENT
             end = start + region.bytes.evaluate(sizes)
             spans[region.name] = (start, end)
-        memory = np.full(end + REGION_ALIGNMENT, 0xFF, np.uint8)
+        try:
+            memory = np.full(end + REGION_ALIGNMENT, 0xFF, np.uint8)
+        except (MemoryError, ValueError):
+            raise DeviceError("no memory for the arena of plan.json", given=f"{end} B", hint="Use smaller sizes.") from None
         base = -memory.ctypes.data % REGION_ALIGNMENT
         return {name: memory[base + lo : base + hi] for name, (lo, hi) in spans.items()}
 

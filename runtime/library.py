@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _ctypes
+import ctypes
 import threading
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import tvm_ffi
 
 from treadle import errors
 from treadle.errors import ArgumentError, BundleError, DeviceError, TreadleError
+
+#: What this runtime speaks; `kAbiVersion` in cpp/host.h.
+ABI = 1
 
 _lock = threading.Lock()
 _loaded: dict[str, list[str]] = {}  # path -> digests loaded from it, in order
@@ -27,8 +32,15 @@ def load_library(file: Path, digest: str) -> tvm_ffi.Module:
             digests.append(digest)
         spelling = f"{file.parent}/{'./' * digests.index(digest)}{file.name}"
     try:
-        # Functions keep their module alive, so it is unloaded with the last Session.
-        return tvm_ffi.load_module(spelling, keep_module_alive=False)
+        plain = ctypes.CDLL(spelling)
+        try:
+            _check_abi(plain, file)
+            # Functions keep their module alive, so it is unloaded with the last Session.
+            return tvm_ffi.load_module(spelling, keep_module_alive=False)
+        finally:
+            _ctypes.dlclose(plain._handle)
+    except BundleError:
+        raise
     except Exception as wrong:
         raise BundleError(
             f"{file}: the system cannot load this library",
@@ -36,6 +48,17 @@ def load_library(file: Path, digest: str) -> tvm_ffi.Module:
             expected="a shared library for this system",
             hint=f"Compile the bundle again on this system: `treadle compile ... -o {file.parent.parent}`.",
         ) from wrong
+
+
+def _check_abi(library: ctypes.CDLL, file: Path) -> None:
+    given = library.treadle_abi_version() if hasattr(library, "treadle_abi_version") else "none"
+    if given != ABI:
+        raise BundleError(
+            f"{file}: the library speaks another ABI than this runtime",
+            given=f"version {given}",
+            expected=f"version {ABI}",
+            hint=f"Compile the bundle again with this release: `treadle compile ... -o {file.parent.parent}`.",
+        )
 
 
 def function(module: tvm_ffi.Module, name: str, file: Path) -> tvm_ffi.Function:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from treadle.dtypes import DTYPES
 from treadle.errors import ArgumentError, BundleError
-from treadle.runtime.manifest import Entry, Manifest
+from treadle.runtime.manifest import Dim, Entry, Manifest, TensorSpec
 from treadle.runtime.sizes import SizeExpr, size_expr
 from treadle.runtime.strict_json import Node
 
@@ -70,13 +71,17 @@ def read_plan(top: Node, entry: Entry, manifest: Manifest) -> PlanEntry:
     schema.integer(lo=SCHEMA, hi=SCHEMA)
     arena, values, steps = entries.field(entry.name).fields("arena", "values", "steps")
     regions = tuple(_region(node, manifest) for node in arena.items())
-    known = {
-        "input": {tensor.name for tensor in entry.inputs},
-        "output": {tensor.name for tensor in entry.outputs},
-        "weight": {tensor.name for tensor in manifest.weights},
-        "arena": {region.name for region in regions},
-    }
+    ports = {"input": entry.inputs, "output": entry.outputs, "weight": manifest.weights}
+    known = {place: {tensor.name for tensor in tensors} for place, tensors in ports.items()}
+    known["arena"] = {region.name for region in regions}
     read = {name: _value(name, node, known, manifest) for name, node in values.entries()}
+    tensors = {(place, tensor.name): tensor for place, tensors in ports.items() for tensor in tensors}
+    sizes = _some_sizes(manifest.dims)
+    for name, node in values.entries():
+        if port := tensors.get((read[name].place, read[name].of)):
+            _check_port(read[name], port, sizes, node)
+    if unwritten := known["output"] - {value.of for value in read.values() if value.place == "output"}:
+        values.refuse("lacks outputs of the manifest", given=sorted(unwritten), expected="a value for each")
     return PlanEntry(regions, read, tuple(_step(node, read) for node in steps.items()))
 
 
@@ -96,6 +101,24 @@ def _value(name: str, node: Node, known: Mapping[str, set[str]], manifest: Manif
     if value.of not in known[value.place]:
         of.refuse(f"is no {value.place} of this entry", given=value.of)
     return value
+
+
+def _some_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
+    """A size of each dim, all different, so that two expressions which are equal here are hardly equal by chance."""
+    return {name: dim.step * (1009 + i) for i, (name, dim) in enumerate(dims.items())}
+
+
+def _check_port(value: Value, port: TensorSpec, sizes: Mapping[str, int], node: Node) -> None:
+    """A value over the caller's memory has the manifest's dtype and as many elements; its shape may be a view's."""
+    if value.dtype != port.dtype:
+        node.field("dtype").refuse("is not the manifest's", given=value.dtype, expected=port.dtype)
+    if _elements(value.shape, sizes) != _elements(map(size_expr, port.shape), sizes):
+        shape = [size.text for size in value.shape]
+        node.field("shape").refuse("has not the manifest's elements", given=shape, expected=list(port.shape))
+
+
+def _elements(shape: Iterable[SizeExpr], sizes: Mapping[str, int]) -> int:
+    return math.prod(size.evaluate(sizes) for size in shape)
 
 
 def _step(node: Node, values: Mapping[str, Value]) -> Step:

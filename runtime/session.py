@@ -19,6 +19,7 @@ from treadle.runtime.bundle import Bundle
 from treadle.runtime.devices import check_device, cuda_index, library_for
 from treadle.runtime.library import function, load_library, restated
 from treadle.runtime.manifest import Entry, Manifest
+from treadle.runtime.plan import read_plan
 from treadle.runtime.signature import Signature
 from treadle.runtime.tensors import NUMPY
 from treadle.settings import settings
@@ -52,6 +53,11 @@ class Session:
         self.bundle = bundle
         self.device = device if index is None else f"cuda:{index}"
         self._cuda = None if index is None else tvm_ffi.device(self.device)
+        weights = [NUMPY.tensor(array) for array in bundle.weights.values()]
+        # The library is the plan compiled: where manifest and plan differ, it would read or write past an array's end.
+        plan = bundle.plan()
+        for entry in bundle.manifest.entries:
+            read_plan(plan, entry, bundle.manifest)
         file = bundle.path / library.file
         module = load_library(file, bundle.sums[library.file].digest)
         new = function(module, "treadle_session_new", file)
@@ -65,7 +71,6 @@ class Session:
             )
             for entry in bundle.manifest.entries
         }
-        weights = [NUMPY.tensor(array) for array in bundle.weights.values()]
         try:
             handle = new(*weights) if index is None else new(index, *weights)
         except Exception as wrong:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from treadle.errors import ArgumentError, BoundsError, BundleError, DeviceError, UnknownNameError
-from treadle.runtime import Bundle, Session, load
+from treadle.runtime import Bundle, Session, library, load
 from treadle.runtime.bundle import write_sums
 from treadle.runtime.interpreter import Interpreter, run_plan
 
@@ -157,10 +157,41 @@ def test_a_library_that_is_none(tiny: Path) -> None:
 
 
 def test_a_library_that_lacks_an_entry(tiny: Path) -> None:
-    manifest = (tiny / "manifest.json").read_text()
-    (tiny / "manifest.json").write_text(manifest.replace('"name": "main"', '"name": "other"'))
+    for file, old, new in (("manifest.json", '"name": "main"', '"name": "other"'), ("plan.json", '"main":', '"other":')):
+        (tiny / file).write_text((tiny / file).read_text().replace(old, new))
     write_sums(tiny)
     with pytest.raises(BundleError, match="does not export treadle_run_other"):
+        load(tiny)
+
+
+def test_a_library_of_another_abi(tiny: Path, compile_library: Callable[..., None]) -> None:
+    header = (Path(library.__file__).parent / "cpp" / "host.h").read_text()
+    assert f"kAbiVersion = {library.ABI};" in header
+    compile_library(tiny / "lib" / "cpu.so", "-DABI=7")
+    write_sums(tiny)
+    with pytest.raises(BundleError, match="speaks another ABI than this runtime: given version 7, expected version 1"):
+        load(tiny)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('["N", "4"]', '["N", "5"]', r"values.x.shape has not the manifest's elements: given \['N', '5'\]"),
+        ('"dtype": "float32"', '"dtype": "float16"', "values.x.dtype is not the manifest's: given float16, expected float32"),
+        ('"of": "total"', '"of": "y"', r"values.total.shape has not the manifest's elements"),
+        (
+            '"total": {"shape": ["N"], "dtype": "float32", "place": "output", "of": "total"}',
+            '"u": {"shape": ["N"], "dtype": "float32", "place": "arena", "of": "a0"}',
+            "lacks outputs of the manifest: given",
+        ),
+    ],
+)
+def test_a_plan_that_contradicts_the_manifest_is_refused(tiny: Path, old: str, new: str, words: str) -> None:
+    text = (tiny / "plan.json").read_text()
+    assert old in text
+    (tiny / "plan.json").write_text(text.replace(old, new, 1))
+    write_sums(tiny)
+    with pytest.raises(BundleError, match=words):
         load(tiny)
 
 

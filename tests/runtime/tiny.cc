@@ -74,6 +74,11 @@ int Sum(const float* a, float* total, int64_t n, int64_t c, bool fail) {
   extern "C" __attribute__((visibility("default"))) int __tvm_ffi_##name( \
       void*, const TVMFFIAny* args, int32_t count, TVMFFIAny* result)
 
+#ifndef ABI
+#define ABI 1
+#endif
+extern "C" __attribute__((visibility("default"))) int treadle_abi_version() { return ABI; }
+
 ENTRY(treadle_session_new) {
   if (count != 1) {
     TVMFFIErrorSetRaisedFromCStr("TypeError", "expected one weight");
