@@ -1,5 +1,6 @@
 """The cache: whole entries or none, whatever happens to writers, files and folders."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +130,16 @@ def test_killed_writers_leave_no_half_entry_and_no_lock(tmp_path):
     assert [p.wait() for p in processes[2:]] == [0, 0]
     assert [p.wait() for p in start(tmp_path, 1)] == [0]
     assert [sound for _, _, sound in Cache(tmp_path / "cache").entries()] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("processes", "kernels"),
+    [(8, 3), pytest.param(32, 10, marks=pytest.mark.long)],  # the long one compiles for minutes
+)
+def test_real_kernels_under_fire(processes, kernels):
+    command = [sys.executable, Path(__file__).with_name("cache_fire.py"), str(processes), str(kernels)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["killed"] >= 1 and found["failed"] == 0
+    assert found["entries"] == found["right"] == kernels and found["half-written"] == 0
+    assert found["read-only accepted"] == 1
