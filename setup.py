@@ -12,11 +12,15 @@ packages = []
 for name, folder in ROOTS.items():
     packages += [
         name,
-        *(f"{name}.{sub}" for sub in find_namespace_packages(folder, exclude=["cpp*", "results*"]) if "__pycache__" not in sub),
+        *(
+            f"{name}.{sub}"
+            for sub in find_namespace_packages(folder, exclude=["cpp*", "cmake*", "results*"])
+            if "__pycache__" not in sub
+        ),
     ]
 
 setup(
     packages=packages,
     package_dir=ROOTS,
-    package_data={"treadle": ["py.typed"], "treadle.bench": ["*.cc"], "treadle.runtime": ["cpp/*", "cpp/**/*"]},
+    package_data={"treadle": ["py.typed"], "treadle.bench": ["*.cc"], "treadle.runtime": ["cpp/*", "cpp/**/*", "cmake/*"]},
 )

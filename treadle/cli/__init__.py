@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +63,22 @@ app.add_typer(_cache, name="cache")
 _verb(_cache, "ls", cache.ls)
 _verb(_cache, "verify", cache.verify)
 _verb(_cache, "prune", cache.prune)
+
+
+def _print_cmakedir(wanted: bool) -> None:
+    if wanted:
+        print(resources.files("treadle.runtime") / "cmake")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    cmakedir: Annotated[
+        bool,
+        typer.Option("--cmakedir", callback=_print_cmakedir, is_eager=True, help="Print the folder for CMake's -Dtreadle_DIR."),
+    ] = False,
+) -> None:
+    """The options that stand without a verb; each does its work in its callback."""
 
 
 def _verbs() -> list[str]:
