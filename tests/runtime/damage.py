@@ -16,6 +16,7 @@ not judged where the plan was changed, for a well-formed other plan is another p
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -82,17 +83,19 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def distort(document: Any, rng: random.Random) -> str:
-    """Makes one value absurd, or removes it, or adds a key beside it."""
-    path = rng.choice(places(document))
+    """Makes one value absurd, or another's of the document, or removes it, or adds a key beside it."""
+    path, other = rng.choice(places(document)), document
+    for step in rng.choice(places(document)):
+        other = other[step]
     for step in path[:-1]:
         document = document[step]
-    how = rng.choice(("absurd", "absurd", "missing", "unknown key"))
+    how = rng.choice(("absurd", "borrowed", "missing", "unknown key"))
     if how == "missing":
         del document[path[-1]]
     elif how == "unknown key" and isinstance(document, dict):
         document["surprise"] = 1
     else:
-        document[path[-1]] = rng.choice(ABSURD)
+        document[path[-1]] = copy.deepcopy(other) if how == "borrowed" else rng.choice(ABSURD)
     return f"{how} at {'.'.join(map(str, path))}"
 
 

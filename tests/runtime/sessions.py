@@ -2,7 +2,7 @@
                               python tests/runtime/sessions.py BUNDLE loads LOADS
 
 `threads`: each thread makes RUNS calls on every Session, whose results must be bit for bit those of a serial run.
-`loads`: load, run, unload; how much memory the process holds after a fifth of them and at the end.
+`loads`: load, run, unload; how much memory the process holds after each fifth of them.
 Both take a bundle with one float32 input x, of any rank, whose first axis is free. One JSON value comes out.
 """
 
@@ -62,18 +62,18 @@ def resident() -> int:
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
-def loads(bundle: Path, count: int) -> dict[str, int]:
+def loads(bundle: Path, count: int) -> dict[str, Any]:
     with load(bundle) as session:
         arrays = inputs(session)
     after = []
-    for part in (count // 5, count - count // 5):
-        for i in range(part):
+    for _ in range(5):
+        for i in range(count // 5):
             with load(bundle) as session:
                 session.run(x=arrays[i % len(arrays)])
         del session
         gc.collect()
         after.append(resident())
-    return {"loads": count, "bytes at a fifth": after[0], "bytes at the end": after[1], "growth": after[1] - after[0]}
+    return {"loads": count, "bytes after each fifth": after, "growth": after[-1] - after[0]}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,9 @@ SCRIPT = Path(__file__).with_name("sessions.py")
 LONG = pytest.mark.long  # a hundred thousand calls, five thousand loads
 
 
-def measure(*args: object) -> dict[str, int]:
+def measure(*args: object) -> dict[str, Any]:
     done = subprocess.run([sys.executable, SCRIPT, *map(str, args)], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, int] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -25,10 +26,12 @@ def test_sessions_in_many_threads_equal_serial_runs(tiny_built: Path, threads: i
     assert found == {"calls": threads * sessions * runs, "wrong": 0, "threads that failed": 0}
 
 
-@pytest.mark.parametrize("loads", [200, pytest.param(5000, marks=LONG)])
-def test_loading_again_and_again_takes_no_memory(tiny_built: Path, loads: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("loads", "bound"), [(200, 1 << 20), pytest.param(5000, 4 << 20, marks=LONG)])
+def test_loading_again_and_again_takes_no_memory(
+    tiny_built: Path, loads: int, bound: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = measure(tiny_built, "loads", loads)
     with capsys.disabled():
         print(f"\n{found}")
-    # A leak of one page a load is over it, in either size: the heap's own play is well below.
-    assert found["growth"] < max(loads * 0.8 * 4096, 1 << 20)
+    # The heap once grew by 2 MiB somewhere in the first 3,000 loads, and by 12 KiB in the 6,000 after them.
+    assert found["growth"] < bound
