@@ -25,10 +25,12 @@ static void use(const char* bundle, const std::string& input, const std::string&
 }
 
 int main(int count, char** argv) {
-  // What asks for absurd memory is refused here, on any machine.
-  const rlimit memory{rlim_t{8} << 30, rlim_t{8} << 30}, core{0, 0};
-  setrlimit(RLIMIT_AS, &memory);
+  const rlimit core{0, 0};
   setrlimit(RLIMIT_CORE, &core);
+#ifndef __SANITIZE_ADDRESS__  // which asks for terabytes of addresses itself
+  const rlimit memory{rlim_t{8} << 30, rlim_t{8} << 30};
+  setrlimit(RLIMIT_AS, &memory);  // what asks for absurd memory is refused here, on any machine
+#endif
   const std::string input = treadle::read_file(argv[1]), good = treadle::read_file(argv[2]);
   for (int i = 3; i < count; ++i) {
     std::fflush(stdout);

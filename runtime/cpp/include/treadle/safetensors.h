@@ -30,7 +30,8 @@ inline constexpr uint64_t kMaxHeader = 100'000'000;  // the format's own limit
 }
 
 inline Entry entry(const json::Node& node, uint64_t data_start, uint64_t file_size) {
-  const auto f = node.fields({"dtype", "shape", "data_offsets"});
+  // Other keys are allowed by the format, and ignored in Python too.
+  const json::Node f[] = {node.field("dtype"), node.field("shape"), node.field("data_offsets")};
   const DType* dtype = nullptr;
   for (const DType& known : kDTypes)
     if (known.safetensors == f[0].string()) dtype = &known;

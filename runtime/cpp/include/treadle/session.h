@@ -14,6 +14,7 @@
 #include "bundle.h"
 #include "error.h"
 #include "library.h"
+#include "plan.h"
 #include "signature.h"
 #include "tensor.h"
 
@@ -29,7 +30,9 @@ class Session {
     if (device.device_type != kDLCPU)
       throw Error("DeviceError", "bundle " + bundle.path().string() + ": sessions in C++ run on the CPU only, so far", text(device), "cpu",
                   "Load CUDA bundles from Python.");
-    auto loaded = std::make_shared<Loaded>(bundle);
+    bundle.library("cpu");
+    check_plan(bundle);
+    auto loaded = std::make_shared<Loaded>(bundle);  // nothing is dlopened before this
     std::vector<DLTensor> views;
     for (const Tensor& weight : bundle.weights()) views.push_back(weight.dl());
     const TVMFFIAny handle = loaded->library.call(loaded->create, arguments(nullptr, views),
