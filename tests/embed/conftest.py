@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
+from filelock import FileLock
 
 import treadle
 
@@ -28,41 +28,64 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory) -> Path:
-    """site-packages with treadle alone, from a wheel built in a copy: pip leaves traces in the tree that it builds."""
-    home = tmp_path_factory.mktemp("installed")
-    unwanted = shutil.ignore_patterns(".*", "build", "gpu-kit", "demo-out", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT, home / "source", ignore=unwanted)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--target", home / "site", home / "source"], check=True)
-    return home / "site"
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """once(name, make): a folder that make(folder) has filled, by whichever worker of the run came first."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "embed"
+    home.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = home / name
+        with FileLock(home / f"{name}.lock"):
+            if not (home / f"{name}.done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                (home / f"{name}.done").touch()
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def build(installed, tmp_path_factory) -> Callable[[Path], Path]:
-    """build(source): configures and builds the CMake project there; returns the folder of what it built."""
+def installed(once) -> Path:
+    """site-packages with treadle alone, from a wheel built in a copy: pip leaves traces in the tree that it builds."""
+
+    def install(folder: Path) -> None:
+        unwanted = shutil.ignore_patterns(".*", "build", "gpu-kit", "demo-out", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT, folder / "source", ignore=unwanted)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--no-deps", "--target", folder / "site", folder / "source"], check=True)
+
+    return once("installed", install) / "site"
+
+
+@pytest.fixture(scope="session")
+def build(installed, once) -> Callable[[str, Path], Path]:
+    """build(name, source): configures and builds the CMake project there; returns the folder of what it built."""
     cmake = BIN / "cmake"
+    flags = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Wshadow -Wconversion -Werror"]
+    where = [f"-Dtreadle_DIR={installed}/treadle/runtime/cmake", f"-DTREADLE_PROGRAM={BIN}/treadle"]
 
-    def built(source: Path) -> Path:
-        folder = tmp_path_factory.mktemp("built")
-        flags = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Wshadow -Wconversion -Werror"]
-        where = [f"-Dtreadle_DIR={installed}/treadle/runtime/cmake", f"-DTREADLE_PROGRAM={BIN}/treadle"]
-        for command in ([cmake, "-S", source, "-B", folder, *flags, *where], [cmake, "--build", folder, "--parallel", "2"]):
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
-        return folder
+    def build(name: str, source: Path) -> Path:
+        def make(folder: Path) -> None:
+            for command in ([cmake, "-S", source, "-B", folder, *flags, *where], [cmake, "--build", folder, "--parallel", "2"]):
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
 
-    return built
+        return once(name, make)
+
+    return build
 
 
 @pytest.fixture(scope="session")
 def examples(build) -> Path:
-    return build(ROOT / "examples" / "cpp")
+    return build("examples", ROOT / "examples" / "cpp")
 
 
 @pytest.fixture(scope="session")
 def programs(build) -> Path:
-    return build(HERE)
+    return build("programs", HERE)
 
 
 @pytest.fixture(scope="session")
@@ -86,11 +109,13 @@ def damage() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def small(damage, tmp_path_factory) -> Path:
+def small(damage, once) -> Path:
     """A folder with good.treadle, the input x that it is run on, and what y is then, as raw bytes."""
-    folder = tmp_path_factory.mktemp("small")
-    good = damage.build(folder)
-    given = damage.inputs()
-    given["x"].tofile(folder / "x.raw")
-    np.asarray(treadle.load(good).run(**given)["y"]).tofile(folder / "y.raw")
-    return folder
+
+    def make(folder: Path) -> None:
+        good = damage.build(folder)
+        given = damage.inputs()
+        given["x"].tofile(folder / "x.raw")
+        treadle.load(good).run(**given)["y"].tofile(folder / "y.raw")
+
+    return once("small", make)
