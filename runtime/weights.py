@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from treadle import dtypes
 from treadle.errors import BundleError
 from treadle.runtime.manifest import TensorSpec
-from treadle.runtime.tensors import empty
+from treadle.runtime.tensors import ALIGNMENT, empty
 
 FILE = "weights.safetensors"
 
@@ -78,6 +78,8 @@ def _checked(file: Path, array: np.ndarray[Any, Any], spec: TensorSpec) -> np.nd
         )
     # safetensors packs tensors back to back, so a map cannot promise more than bytes.
     if array.ctypes.data % max(spec.alignment, array.itemsize):
+        if spec.alignment > ALIGNMENT:
+            _refuse(file, f"weight {spec.name!r} wants an alignment we do not give", given=f"{spec.alignment} B")
         aligned = empty(array.shape, array.dtype)
         aligned[...] = array
         aligned.flags.writeable = False
