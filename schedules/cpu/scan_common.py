@@ -95,10 +95,14 @@ class Step:
         carries = earlier if scan.init is None else flag(tirx.any(step == 0, earlier))
         return Step(carries, earlier, flag(tirx.Not(scan.ends(step))), flag(step == scan.steps - 1))
 
-    def has(self, read: Read) -> Expr | None:
-        if read.back < 0 and read.beyond is not None:
-            return tirx.any(self.later, self.last)
+    def within(self, read: Read) -> Expr | None:
+        """Whether the chunk holds the step that a read looks at; None where it always does."""
         return self.earlier if read.back > 0 else self.later if read.back < 0 else None
+
+    def has(self, read: Read) -> Expr | None:
+        """The same, or something stands beyond the walk for it."""
+        within = self.within(read)
+        return within if within is None or read.beyond is None else tirx.any(within, self.last)
 
 
 @dataclass(frozen=True)

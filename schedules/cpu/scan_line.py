@@ -125,8 +125,8 @@ class _Walk:
             if name not in self.copies:
                 continue
             read, time = group[0], self.scan.time(step - group[0].back)
-            exists = [true if read.back == 0 else around.earlier if read.back > 0 else around.later]
-            for source, here in zip((read, read.beyond), (*exists, around.last), strict=True):
+            within = around.within(read)
+            for source, here in ((read, true if within is None else within), (read.beyond, around.last)):
                 if source is not None:
                     with T.If(here), T.Then(), T.serial(0, self.scan.width) as j:
                         T.buffer_store(self.copies[name], self._at(source, m, time, j).astype(CARRY), [PAD + j])

@@ -62,7 +62,7 @@ _ONCE = "".join(
 
 
 def imported(lanes: int) -> AttrFrame:
-    """The scope in which `store` may be used."""
+    """The scope in which `store` and `lead`, and scan_common.opaque, may be used: the only LLVM IR a function can import."""
     text = "!0 = !{i32 1}\n" + _ONCE
     for dtype, (kind, body) in _ROUND.items():
         item = find_dtype(dtype).itemsize
