@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -120,10 +119,8 @@ def _compile(
         "sources/kernels.tir.py": "\n".join(k.func.script(show_meta=True) for k in lowered),
         "reports/kernels.json": json.dumps([describe(k) for k in lowered], indent=1, sort_keys=True) + "\n",
     }
-    support = cpu.support_sources()
     key = digest({
         "files": files,
-        "support": {n: hashlib.sha256(text).hexdigest() for n, text in support.items()},
         "target": asdict(target.cpu),
         "waive": sorted(set(waive)),
         "tools": cuda.key() if cuda_target else cpu.key(),
@@ -135,8 +132,7 @@ def _compile(
         out.parent.mkdir(parents=True)
         made = {}
         if cuda_target:
-            headers = {n: text for n, text in support.items() if n.endswith(".h")}
-            made = cuda.link_library(lowered, files["sources/host.cc"], target, out, headers, waive)
+            made = cuda.link_library(lowered, files["sources/host.cc"], target, out, cuda.support_headers(), waive)
         else:
             cpu.link_library(lowered, files["sources/host.cc"], target, out)
         for name, text in {**files, **made}.items():

@@ -6,10 +6,11 @@ paths in an empty folder, no build id, no symbols but the exported ones.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
@@ -54,14 +55,19 @@ def compiler() -> tuple[str, str]:
 
 
 def key() -> dict[str, object]:
-    """What a library depends on beside its sources."""
-    return {"tvm": tvm.__version__, "c++": compiler()[1], "flags": [_FLAGS, _LINK]}
+    """What a library depends on beside its own sources."""
+    return {"tvm": tvm.__version__, "c++": compiler()[1], "flags": [_FLAGS, _LINK], "support": digests(support_sources())}
 
 
 def support_sources() -> dict[str, bytes]:
     """The C++ files that are part of every CPU library: thread pool, workspace, helpers of kernels, host header."""
     folder = resources.files("treadle.runtime") / "cpp"
     return {f.name: f.read_bytes() for f in sorted(folder.iterdir(), key=lambda f: f.name) if f.name.endswith((".cc", ".h"))}
+
+
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The files as a cache key holds them."""
+    return {name: hashlib.sha256(text).hexdigest() for name, text in files.items()}
 
 
 def link_library(lowered: Sequence[Lowered], host: str, target: Target, out: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import tvm
 import tvm_ffi
 
 from treadle.codegen import cpu, fatbin, nvcc, ptxas, report
@@ -33,8 +34,14 @@ _UNIT = "kernels"
 
 
 def key() -> dict[str, object]:
-    """What a library depends on beside its sources."""
-    return {"nvcc": nvcc.find().label, "flags": [NVCC_FLAGS, CXX_FLAGS, LINK_FLAGS]}
+    """What a library depends on beside its own sources: those headers too that its host code includes."""
+    tools = {"tvm": tvm.__version__, "nvcc": nvcc.find().label, "c++": cpu.compiler()[1]}
+    return tools | {"flags": [NVCC_FLAGS, CXX_FLAGS, LINK_FLAGS], "support": cpu.digests(support_headers())}
+
+
+def support_headers() -> dict[str, bytes]:
+    """The C++ headers that generated host code includes."""
+    return {name: text for name, text in cpu.support_sources().items() if name.endswith(".h")}
 
 
 def link_library(

@@ -47,7 +47,6 @@ def _library(lowered: Sequence[Lowered], target: Target, keep: ExitStack) -> Pat
     key = digest(
         {
             "batch": [k.func.script(show_meta=True) for k in lowered],
-            "support": {name: text.decode() for name, text in cpu.support_sources().items()},
             "target": asdict(target.cpu),
             "tools": cpu.key(),
         }
