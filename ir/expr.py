@@ -78,13 +78,15 @@ def derivative(expr: Expr, v: tirx.Var) -> Expr:
         if kind == "Mul":
             return add(mul(da, expr.b), mul(expr.a, db))
         return da / expr.b if is_const(db, 0) else (da - expr * db) / expr.b
+    if kind == "Max":
+        return tirx.Select(expr.a >= expr.b, derivative(expr.a, v), derivative(expr.b, v))
     if kind == "Call" and expr.op.name in _DERIVATIVES:
         (u,) = expr.args
         return mul(_DERIVATIVES[expr.op.name](u, expr), derivative(u, v))
     raise ArgumentError(
         "a scan step must be differentiable",
         given=f"{kind} of {v.name}: {expr}",
-        expected="+ - * / exp sigmoid tanh log sqrt of its reads",
+        expected="+ - * / max exp sigmoid tanh log sqrt of its reads",
     )
 
 

@@ -82,12 +82,13 @@ def test_rows_far_from_zero_keep_their_digits(target, c):
     assert (y - truth).abs().max() <= 8 * torch.finfo(torch.float32).eps * truth.abs().max()
 
 
+@pytest.mark.parametrize("name", ["scan.gspn_gates", "scan.gspn_gates_adjoint"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @run
 @given(n=SMALL, g=SMALL, h=SMALL, w=SIZE)
-def test_gspn_gates(held, dtype, direction, n, g, h, w):
-    program, func = function(rows, "scan.gspn_gates", dtype, direction)
+def test_gspn_gates(held, name, dtype, direction, n, g, h, w):
+    program, func = function(rows, name, dtype, direction)
     assert held(program, func, {"N": n, "G": g, "H": h, "W": w}).ok
 
 

@@ -23,7 +23,8 @@ from treadle.schedules.target import Target
 EMULATED, CUDA = Target.parse("emulate:sm_90a"), Target.parse("cuda:sm_90a")
 DTYPES = ("float32", "float16", "bfloat16")
 DIRECTIONS = ("t2b", "b2t", "l2r", "r2l")
-EACH = (("scan.gspn_gates", {"N": 2, "G": 2, "H": 9, "W": 16}), ("scan.gspn_merge", {"N": 2, "C": 3, "P": 65}))
+GATES = ("scan.gspn_gates", "scan.gspn_gates_adjoint")
+EACH = (*((name, {"N": 2, "G": 2, "H": 9, "W": 16}) for name in GATES), ("scan.gspn_merge", {"N": 2, "C": 3, "P": 65}))
 REFUSED = (
     ("scan.gspn_gates", {"G": 1, "H": 37, "W": 37}, {"access": 16}),
     ("scan.gspn_gates", None, {"access": 2}),
@@ -63,15 +64,16 @@ def merged_with_skip(monkeypatch):
     monkeypatch.setattr(merge_oracle, "oracle", oracle)
 
 
+@pytest.mark.parametrize("name", GATES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @run
 @given(data=st.data())
-def test_gates_of_any_size_and_point(held, dtype, data):
+def test_gates_of_any_size_and_point(held, dtype, name, data):
     sizes = {"N": data.draw(SMALL), "G": data.draw(SMALL), "H": data.draw(SIZES), "W": data.draw(SIZES)}
     bound = tuple((n, s) for n, s in sizes.items() if data.draw(st.booleans()))
-    point = data.draw(st.sampled_from(legal_points("scan.gspn_gates", dtype, bound)))
+    point = data.draw(st.sampled_from(legal_points(name, dtype, bound)))
     direction = (("direction", data.draw(st.sampled_from(DIRECTIONS))),)
-    program, func = emulated("scan.gspn_gates", dtype, direction, bound, point)
+    program, func = emulated(name, dtype, direction, bound, point)
     assert held(program, func, sizes).ok
 
 

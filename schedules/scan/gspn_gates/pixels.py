@@ -1,4 +1,4 @@
-"""Pixels: a thread owns a few pixels with all three of their gates.
+"""Pixels: a thread owns a few pixels with all three of their gates. Serves the adjoint as well.
 
 The three logits of a pixel lie in three planes of the same image, and their gates go back to the same places. Moves:
 
@@ -46,7 +46,7 @@ class Knobs:
 
 
 def applies(program: Program) -> bool:
-    return program.name == "scan.gspn_gates"
+    return program.name in ("scan.gspn_gates", "scan.gspn_gates_adjoint")
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
@@ -97,43 +97,50 @@ class _Pixels:
 
     def emit(self, lanes: int, first: Expr, group: Expr | None = None, stride: int = 1) -> None:
         """`group` names the aligned group that the pixels are; without it they lie `stride` apart and may not all exist."""
-        logits, gates = (moves.Flat.of(t, self.buffers) for t in (self.program.args[0], self.program.results[0]))
+        inputs = {t.op.name: moves.Flat.of(t, self.buffers) for t in self.program.args}
+        result = moves.Flat.of(self.program.results[0], self.buffers)
         kind, run = self.program.dtype, self.run.astype("int64")
-        held, out = ([moves.Registers.private(lanes, kind) for _ in range(GATES)] for _ in range(2))
+        held = {name: [moves.Registers.private(lanes, kind) for _ in range(GATES)] for name in inputs}
+        out = [moves.Registers.private(lanes, kind) for _ in range(GATES)]
         planes = [(self.image * GATES + k) * run for k in range(GATES)]
         groups = []
         if group is not None:
             per_plane = tirx.truncdiv(run, lanes)
             groups = [moves.hold((self.image * GATES + k) * per_plane + group) for k in range(GATES)]
         exists = [True if group is not None else first + lane * stride < self.run for lane in range(lanes)]
-        for k in range(GATES):
-            if group is not None:
-                moves.read_vector(logits, groups[k], held[k], 0, lanes)
-            else:
-                for lane in range(lanes):
-                    at = planes[k] + first + lane * stride
-                    held[k].store(lane, moves.read_guarded(logits, at, exists[lane], kind))
+        for name, flat in inputs.items():
+            for k in range(GATES):
+                if group is not None:
+                    moves.read_vector(flat, groups[k], held[name][k], 0, lanes)
+                else:
+                    for lane in range(lanes):
+                        at = planes[k] + first + lane * stride
+                        held[name][k].store(lane, moves.read_guarded(flat, at, exists[lane], kind))
         place = _Place(self.program, str(first.ty.dtype))
         for lane in range(lanes):
             place.find(first + lane * stride) if lane == 0 or stride > 1 else place.step()
-            self._gates(place, lambda k, lane=lane: held[k][lane], lambda k, v, lane=lane: out[k].store(lane, v))
+            self._gates(place, lambda name, k, lane=lane: held[name][k][lane], lambda k, v, lane=lane: out[k].store(lane, v))
         for k in range(GATES):
             if group is not None:
-                moves.write_vector(gates, groups[k], out[k], 0, lanes)
+                moves.write_vector(result, groups[k], out[k], 0, lanes)
             else:
                 for lane in range(lanes):
                     with moves.when(exists[lane]):
-                        gates.store(planes[k] + first + lane * stride, out[k][lane])
+                        result.store(planes[k] + first + lane * stride, out[k][lane])
 
-    def _gates(self, place: _Place, logit: Callable[[int], Expr], store: Callable[[int, Expr], None]) -> None:
-        """The three gates of one pixel: each stage of the Program once, later stages reading registers."""
+    def _gates(self, place: _Place, own: Callable[[str, int], Expr], store: Callable[[int, Expr], None]) -> None:
+        """The three results of one pixel: each stage of the Program once, later stages reading registers."""
         (result,) = self.program.results
         stages: dict[str, moves.Registers] = {}
 
         def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
-            k = index[1].value if len(index) == len(result.shape) else 0
-            return logit(k) if isinstance(tensor.op, te.PlaceholderOp) else stages[tensor.op.name][k]
+            return stages[tensor.op.name][index[1].value if len(index) == len(result.shape) else 0]
 
+        # Widened first: TVM 0.27 does not decode a bfloat16 load inside the Let that a speculated Select becomes.
+        for tensor in self.program.args:
+            stages[tensor.op.name] = moves.Registers.private(GATES, "float32")
+            for k in range(GATES):
+                stages[tensor.op.name].store(k, own(tensor.op.name, k).astype("float32"))
         for stage in moves.stages(result):
             per_gate = len(stage.shape) == len(result.shape)
             registers = moves.Registers.private(GATES if per_gate else 1, str(stage.dtype))
