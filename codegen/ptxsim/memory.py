@@ -1,0 +1,292 @@
+"""The state spaces, and what every access to them is held against: bounds, alignment, initialisation, order, pending work.
+
+An access names an actor (a gang, or an engine on behalf of a thread), an address per element, and a width. Addresses are
+what the kernel sees: device pointers in global memory; CTA rank << 24 | offset in shared; offsets in local and param.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treadle.codegen.ptxsim.gang import Gang
+from treadle.codegen.ptxsim.hazards import BoundsHazard, MisalignedHazard, PendingHazard, RaceHazard, UninitialisedHazard
+from treadle.codegen.ptxsim.order import ENGINE_LANE, Order, Shadow, unpack
+
+if TYPE_CHECKING:
+    from treadle.codegen.ptxsim.hazards import Place
+    from treadle.codegen.ptxsim.machine import Machine
+
+Bytes = NDArray[np.uint8]
+Addresses = NDArray[np.uint64]
+RANK_SHIFT = 24
+UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An asynchronous engine at work for a thread: an agent of its own, and the place where it was asked."""
+
+    agent: int
+    place: Place
+
+
+@dataclass
+class Mark:
+    """Bytes that an asynchronous operation will write (`write`) or still has to read."""
+
+    number: int
+    write: bool
+    reason: str
+    granules: NDArray[np.int64]
+
+
+class Space:
+    """One state space. Subclasses say where an address lies."""
+
+    name = ""
+
+    def __init__(self, machine: Machine, data: Bytes, written: Bytes) -> None:
+        self.machine = machine
+        self.data, self.written = data, written
+        self._data = {w: data.view(t) for w, t in UINT.items()}
+        self._written = {w: written.view(t) for w, t in UINT.items()}
+        self.granule = 4
+        self.shadow: Shadow | None = None
+        self.marks: dict[int, Mark] = {}
+        self._held: NDArray[np.int16] | None = None
+
+    # -- accesses ------------------------------------------------------------------------------------------------------
+
+    def load(self, actor: Gang | Engine, address: Addresses, width: int, count: int = 1, strong: bool = False) -> NDArray[Any]:
+        """Raw elements, [n, count], unsigned of `width` bytes."""
+        offset = self.locate(actor, address, width * count)
+        self._require_written(actor, address, offset, width * count)
+        self._order(actor, address, offset, width * count, False, strong)
+        return self.fetch(offset, width, count)
+
+    def store(self, actor: Gang | Engine, address: Addresses, values: NDArray[Any], strong: bool = False) -> None:
+        """Write raw elements, [n, count]."""
+        width, count = values.dtype.itemsize, values.shape[1]
+        offset = self.locate(actor, address, width * count)
+        self._order(actor, address, offset, width * count, True, strong)
+        self.put(offset, values)
+
+    def atomic(self, actor: Gang | Engine, address: Addresses, width: int, reads: bool = True) -> NDArray[np.int64]:
+        """The checks of a read-modify-write; returns the offsets to perform it at."""
+        offset = self.locate(actor, address, width)
+        if reads:
+            self._require_written(actor, address, offset, width)
+        self._order(actor, address, offset, width, True, True)
+        return offset
+
+    def fetch(self, offset: NDArray[np.int64], width: int, count: int) -> NDArray[Any]:
+        """Elements at offsets already located and checked."""
+        at = offset // width
+        return self._data[width][at[:, None] if count == 1 else at[:, None] + np.arange(count)]
+
+    def put(self, offset: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Elements to offsets already located and checked."""
+        width, count = values.dtype.itemsize, values.shape[1]
+        at = (offset // width)[:, None] + np.arange(count)
+        self._data[width][at] = values
+        self._written[width][at] = 0x0101010101010101 & ((1 << 8 * width) - 1)
+
+    # -- pending work --------------------------------------------------------------------------------------------------
+
+    def pend(self, actor: Gang | Engine, address: Addresses, width: int, write: bool, reason: str) -> Mark:
+        """Until settled, nobody may read bytes that will be written, nor write bytes that will be read."""
+        offset = self.locate(actor, address, width)
+        granules = self._granules(offset, width).ravel()
+        if self._held is None:
+            self._held = np.zeros(len(self.data) // self.granule, np.int16)
+        if write and self.marks:
+            self._refuse_held(actor, address, self._held[granules], len(granules) // len(address))
+        mark = Mark(next(n for n in range(1, 1 << 15) if n not in self.marks), write, reason, granules)
+        self._held[granules] = mark.number
+        self.marks[mark.number] = mark
+        return mark
+
+    def settle(self, mark: Mark) -> None:
+        """The operation is over, or about to perform its own access."""
+        assert self._held is not None
+        mine = mark.granules[self._held[mark.granules] == mark.number]
+        self._held[mine] = 0
+        del self.marks[mark.number]
+
+    # -- checks --------------------------------------------------------------------------------------------------------
+
+    def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
+        """Offsets into `data`, after the checks of bounds and alignment."""
+        raise NotImplementedError
+
+    def describe(self, address: int) -> str:
+        """What lies nearest to an address, for messages."""
+        return ""
+
+    def _align(self, actor: Gang | Engine, address: Addresses, size: int) -> None:
+        least = size & -size
+        self._refuse(actor, address, (address & np.uint64(least - 1)) != 0, MisalignedHazard,
+                     lambda a: f"{self.name} address {a:#x} is no multiple of {least}")  # fmt: skip
+
+    def _require_written(self, actor: Gang | Engine, address: Addresses, offset: NDArray[np.int64], size: int) -> None:
+        unit = min(size & -size, 8)
+        at = offset // unit
+        have = self._written[unit][at if size == unit else at[:, None] + np.arange(size // unit)]
+        whole = have == (0x0101010101010101 & ((1 << 8 * unit) - 1))
+        if np.count_nonzero(whole) == whole.size:
+            return
+        bad = ~whole if whole.ndim == 1 else ~whole.all(axis=1)
+        self._refuse(actor, address, bad, UninitialisedHazard,
+                     lambda a: f"{size} bytes of {self.name} memory at {a:#x} are read and nobody wrote all of them{self.describe(a)}")  # fmt: skip
+
+    def _order(
+        self, actor: Gang | Engine, address: Addresses, offset: NDArray[np.int64], size: int, write: bool, strong: bool
+    ) -> None:
+        if self.shadow is None and not self.marks:
+            return
+        granules = self._granules(offset, size)
+        per = granules.shape[1]
+        flat = granules.ravel()
+        if self.marks:
+            assert self._held is not None
+            held = self._held[flat]
+            if held.any():
+                reads = [n for n, m in self.marks.items() if not m.write]
+                self._refuse_held(actor, address, held if write else np.where(np.isin(held, reads), 0, held), per)
+        if self.shadow is None:
+            return
+        agent, lane = self._who(actor, len(address), per)
+        note = self.shadow.note_write if write else self.shadow.note_read
+        races = note(flat, agent, lane, strong)
+        if races.any():
+            first = races.reshape(-1, per).max(axis=1)
+            self._refuse(actor, address, first != 0, RaceHazard, lambda a: self._race(a, first[address == a].max(), write))
+        self._between_ctas(actor, address, flat, per, write, strong)
+
+    def _between_ctas(
+        self, actor: Gang | Engine, address: Addresses, granules: NDArray[np.int64], per: int, write: bool, strong: bool
+    ) -> None:
+        """Accesses of CTAs that do not run together; only global memory has such."""
+
+    @staticmethod
+    def _who(actor: Gang | Engine, n: int, per: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if isinstance(actor, Engine):
+            return np.full(n * per, actor.agent, np.int64), np.full(n * per, ENGINE_LANE, np.int64)
+        if per == 1:
+            return actor.warp_of, actor.lane_of
+        return np.repeat(actor.warp_of, per), np.repeat(actor.lane_of, per)
+
+    def _granules(self, offset: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        first = offset // self.granule
+        return first[:, None] + np.arange(max(1, size // self.granule))
+
+    def _race(self, address: int, stamp: int, write: bool) -> str:
+        agent, lane, _ = unpack(int(stamp))
+        other = self.machine.agent_name(agent, lane)
+        return (
+            f"a race: {'write' if write else 'read'} of {self.name} address {address:#x}, and nothing orders it after the "
+            f"access by {other}"
+        )
+
+    def _refuse_held(self, actor: Gang | Engine, address: Addresses, held: NDArray[np.int16], per: int) -> None:
+        number = held.reshape(-1, per).max(axis=1)
+        self._refuse(actor, address, number != 0, PendingHazard,
+                     lambda a: f"{self.name} address {a:#x} belongs to {self.marks[int(number[address == a].max())].reason}")  # fmt: skip
+
+    def _refuse(
+        self, actor: Gang | Engine, address: Addresses, bad: NDArray[np.bool_], kind: type, says: Callable[[int], str]
+    ) -> None:
+        if not np.count_nonzero(bad):
+            return
+        i = int(np.argmax(bad))
+        raise self.machine.hazard(kind, says(int(address[i])), actor, i, address=int(address[i]))
+
+
+class Shared(Space):
+    """The shared memories of a cohort's CTAs, each with gaps between its variables that belong to nobody."""
+
+    name = "shared"
+    STRIDE = 1 << 18
+
+    def __init__(self, machine: Machine, order: Order, granule: int) -> None:
+        size = machine.ctas * self.STRIDE
+        super().__init__(machine, np.zeros(size, np.uint8), np.zeros(size, np.uint8))
+        self.granule = granule
+        self.used = machine.layout.shared_end
+        self._own = np.zeros(self.STRIDE, bool)
+        for begin, length in machine.layout.shared_ranges:
+            self._own[begin : begin + length] = True
+        per_cta = self.STRIDE // granule
+        self.shadow = Shadow(order, per_cta * machine.ctas, per_agent=True)
+
+    def reset(self) -> None:
+        """New CTAs: nothing is written."""
+        for cta in range(self.machine.ctas):
+            begin = cta * self.STRIDE
+            self.written[begin : begin + self.used] = 0
+        self.marks.clear()
+        self._held = None
+
+    def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
+        self._align(actor, address, size)
+        rank = (address >> np.uint64(RANK_SHIFT)).astype(np.int64)
+        within = (address & np.uint64((1 << RANK_SHIFT) - 1)).astype(np.int64)
+        good = (rank < self.machine.ctas) & (within + size <= self.STRIDE)
+        safe = np.where(good, within, 0)
+        good &= self._own[safe] & self._own[safe + size - 1]
+        self._refuse(actor, address, ~good, BoundsHazard,
+                     lambda a: f"{size} bytes at shared address {a & 0xFFFFFF:#x} lie outside every shared variable"
+                               f"{self.describe(a)}")  # fmt: skip
+        return rank * self.STRIDE + within
+
+    def describe(self, address: int) -> str:
+        within = address & ((1 << RANK_SHIFT) - 1)
+        before = [(at, name, size) for name, (at, size) in self.machine.layout.shared.items() if at <= within]
+        if not before:
+            return ""
+        at, name, size = max(before)
+        return f"; {within - at} bytes into {name}, which has {size}"
+
+
+class Local(Space):
+    """Every thread's own memory."""
+
+    name = "local"
+
+    def __init__(self, machine: Machine, size: int) -> None:
+        self.size = -(-size // 16) * 16
+        total = self.size * machine.threads
+        super().__init__(machine, np.zeros(total, np.uint8), np.zeros(total, np.uint8))
+
+    def reset(self) -> None:
+        """New CTAs: nothing is written."""
+        self.written[:] = 0
+
+    def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
+        assert isinstance(actor, Gang)
+        self._align(actor, address, size)
+        self._refuse(actor, address, address + np.uint64(size) > self.size, BoundsHazard,
+                     lambda a: f"{size} bytes at local address {a:#x}, of {self.size}")  # fmt: skip
+        return actor.threads * self.size + address.astype(np.int64)
+
+
+class Param(Space):
+    """The kernel's parameters, the same for all."""
+
+    name = "parameter"
+
+    def __init__(self, machine: Machine, size: int) -> None:
+        self.size = size
+        whole = -(-max(size, 1) // 16) * 16
+        super().__init__(machine, np.zeros(whole, np.uint8), np.ones(whole, np.uint8))
+
+    def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
+        self._align(actor, address, size)
+        self._refuse(actor, address, address + np.uint64(size) > self.size, BoundsHazard,
+                     lambda a: f"{size} bytes at offset {a} of the parameters, of {self.size}")  # fmt: skip
+        return address.astype(np.int64)

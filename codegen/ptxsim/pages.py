@@ -1,0 +1,14 @@
+"""Memory that costs nothing until it is touched."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def reserve(bytes_: int, shared: bool = False) -> NDArray[np.uint8]:
+    """Zeros; shared with processes that are forked later, or copied for them."""
+    kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+    return np.frombuffer(mmap.mmap(-1, max(bytes_, 1), kind | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE), np.uint8)
