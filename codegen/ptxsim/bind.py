@@ -28,7 +28,7 @@ def known(instr: Instr) -> bool:
     """Whether the machine has semantics for an instruction."""
     if instr.opcode in CONTROL or instr.opcode in _BINDER or effects.find(instr) is not None:
         return True
-    return find_pure(instr.opcode, instr.mods) is not None
+    return find_pure(instr.opcode, instr.mods, _gives_pair(instr)) is not None
 
 
 def refuse(instr: Instr, what: str = "no such instruction in the machine's table") -> UnknownOpcode:
@@ -45,7 +45,7 @@ def bind(instr: Instr, machine: Machine) -> Callable[[Gang], NDArray[np.bool_] |
         return binder(instr, machine)
     if effect := effects.find(instr):
         return effect(instr, machine)
-    pure = find_pure(instr.opcode, instr.mods)
+    pure = find_pure(instr.opcode, instr.mods, _gives_pair(instr))
     if pure is None:
         raise refuse(instr)
     target, *sources = instr.operands

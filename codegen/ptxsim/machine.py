@@ -156,6 +156,8 @@ class Machine(bind.Operands):
                     self.pc[blocked] = pc - 1
                     self.state[blocked] = WAITING
                     return
+                if self.version != version:  # who waited may stand just behind
+                    break
             elif kind == INDEXED:
                 self.pc[gang.threads] = pc + 1
                 self.pc[acting.threads] = fn(acting)
@@ -265,6 +267,7 @@ class Machine(bind.Operands):
         step = bind.bind(instr, self)
         if explain := getattr(step, "explain", None):
             self.explain[pc] = explain
+            self._leaders.add(pc + 1)  # where those who waited meet again
         pure = instr.opcode in ("mov", "cvta") or bind.effects.find(instr) is None
         return (PURE if pure else EFFECT), step, guarded
 

@@ -7,8 +7,10 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
+_NORESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python's mmap does not name
+
 
 def reserve(bytes_: int, shared: bool = False) -> NDArray[np.uint8]:
     """Zeros; shared with processes that are forked later, or copied for them."""
     kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-    return np.frombuffer(mmap.mmap(-1, max(bytes_, 1), kind | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE), np.uint8)
+    return np.frombuffer(mmap.mmap(-1, max(bytes_, 1), kind | mmap.MAP_ANONYMOUS | _NORESERVE), np.uint8)
