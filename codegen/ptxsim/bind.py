@@ -74,6 +74,10 @@ def bind(instr: Instr, machine: Machine) -> Callable[[Gang], NDArray[np.bool_] |
     return step
 
 
+def _gives_pair(instr: Instr) -> bool:
+    return bool(instr.operands) and isinstance(instr.operands[0], Pair)
+
+
 @cache
 def _direct(pattern: str) -> Callable[..., Callable[[Gang], None]]:
     """A factory of steps whose operands are whole registers (r) and constants (k): the common case, without any detour."""

@@ -12,12 +12,24 @@ from treadle.codegen.ptxsim.gang import Gang
 from treadle.codegen.ptxsim.hazards import BoundsHazard, RaceHazard
 from treadle.codegen.ptxsim.memory import Addresses, Bytes, Engine, Space
 from treadle.codegen.ptxsim.order import Order, Shadow
-from treadle.codegen.ptxsim.pages import reserve
+from treadle.codegen.ptxsim.pages import column, reserve
 from treadle.errors import ArgumentError
 
 if TYPE_CHECKING:
     from treadle.codegen.ptxsim.machine import Machine
     from treadle.codegen.ptxsim.syntax import Module
+
+
+class History:
+    """Who touched device memory, for kernels whose smallest access is one granule: shared by all launches.
+
+    `written` and `read` are the shadow of the cohort that runs; `writer` and `reader` say which cohort of which launch it
+    was, and are seen by the processes that CTAs are shared out to.
+    """
+
+    def __init__(self, granules: int) -> None:
+        self.written, self.read = column(granules), column(granules)[None]
+        self.writer, self.reader = column(granules, shared=True), column(granules, shared=True)
 
 
 class DeviceMemory:
@@ -33,6 +45,9 @@ class DeviceMemory:
         self.initialised = reserve(len(buffer), shared=True)
         self._starts: list[int] = []
         self._ends: list[int] = []
+        self.past = 0  # no clock of a cohort that ran on it is above
+        self.launches = 0
+        self._histories: dict[int, History] = {}
         self.machines: dict[Any, Any] = {}  # of launches on this memory, by their shapes
         self._symbols: dict[int, tuple[Module, dict[str, int]]] = {}  # by identity, which the module kept here makes safe
         self._top = base + len(buffer)
@@ -55,6 +70,12 @@ class DeviceMemory:
     def written(self, address: int, size: int) -> None:
         """The host has written here."""
         self.initialised[address - self.base : address - self.base + size] = 1
+
+    def history(self, granule: int) -> History:
+        """Who touched it, by granules of that many bytes."""
+        if granule not in self._histories:
+            self._histories[granule] = History(len(self.buffer) // granule)
+        return self._histories[granule]
 
     def symbols(self, module: Module) -> dict[str, int]:
         """Addresses of a module's .global and .const variables, placed at the top of memory on first use."""
@@ -99,11 +120,9 @@ class Global(Space):
     def __init__(self, machine: Machine, order: Order, memory: DeviceMemory, granule: int) -> None:
         super().__init__(machine, memory.buffer, memory.initialised)
         self.memory, self.granule = memory, granule
-        count = len(memory.buffer) // granule
-        self.shadow = Shadow(order, count, per_agent=False)
-        # Shared, so that CTAs that run in other processes are met too.
-        self._writer = reserve(count * 8, shared=True).view(np.int64)
-        self._reader = reserve(count * 8, shared=True).view(np.int64)
+        history = memory.history(granule)
+        self.shadow = Shadow(order, history.written, history.read, per_agent=False)
+        self._writer, self._reader = history.writer, history.reader
         self._launch = 0
         self._me = 0
         self._known: dict[int, set[int]] = {}
@@ -111,7 +130,8 @@ class Global(Space):
 
     def begin_launch(self) -> None:
         """Everything before is over for everybody."""
-        self._launch += 1 << 32
+        self.memory.launches += 1
+        self._launch = self.memory.launches << 32
         self._known.clear()
         self._published.clear()
 

@@ -61,7 +61,7 @@ def _machine(
     kept = memory.machines.get(key)
     if kept is None:
         symbols = memory.symbols(module)
-        flat = inline.flatten(module, function)
+        flat = inline.flatten(module, function.name)
         kept = Machine(module, flat, grid, block, cluster, shared, memory, symbols, module.target)
         memory.machines[key] = kept
         if len(memory.machines) > 16:

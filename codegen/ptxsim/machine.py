@@ -44,7 +44,7 @@ class Machine(bind.Operands):
         self, module: Module, entry: Function, grid: Dims, block: Dims, cluster: Dims, dynamic_shared: int,
         memory: DeviceMemory, symbols: dict[str, int], arch: str,
     ) -> None:  # fmt: skip
-        self.module, self.entry, self.arch = module, entry, arch
+        self.module, self.entry, self.arch, self.memory = module, entry, arch, memory
         self.grid, self.block, self.cluster = grid, block, cluster
         self.cta_threads = int(np.prod(block))
         self.ctas = int(np.prod(cluster))
@@ -94,7 +94,7 @@ class Machine(bind.Operands):
         self.pc = np.zeros(self.threads, np.int64)
         self.state = np.zeros(self.threads, np.int8)
         self.state[np.arange(self.threads) % self.cta_stride >= self.cta_threads] = EXITED
-        self.order.reset()
+        self.order.begin(self.memory.past)
         self.shared.reset()
         self.local.reset()
         self.global_.begin_cohort(number)
@@ -115,6 +115,7 @@ class Machine(bind.Operands):
             op.complete()
         for check in self.checks_at_exit:
             check()
+        self.memory.past = self.order.latest
 
     def _advance(self, gang: Gang, pc: int) -> None:
         """Let a gang go on until it splits, waits, ends, or comes to where others might join it."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from treadle.codegen.ptxsim.gang import Gang
 from treadle.codegen.ptxsim.hazards import BoundsHazard, MisalignedHazard, PendingHazard, RaceHazard, UninitialisedHazard
 from treadle.codegen.ptxsim.order import ENGINE_LANE, Order, Shadow, unpack
+from treadle.codegen.ptxsim.pages import column
 
 if TYPE_CHECKING:
     from treadle.codegen.ptxsim.hazards import Place
@@ -221,8 +222,8 @@ class Shared(Space):
         self._own = np.zeros(self.STRIDE, bool)
         for begin, length in machine.layout.shared_ranges:
             self._own[begin : begin + length] = True
-        per_cta = self.STRIDE // granule
-        self.shadow = Shadow(order, per_cta * machine.ctas, per_agent=True)
+        granules = size // granule
+        self.shadow = Shadow(order, column(granules), column(granules * order.warps).reshape(order.warps, granules))
 
     def reset(self) -> None:
         """New CTAs: nothing is written."""

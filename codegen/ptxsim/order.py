@@ -12,8 +12,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim.pages import reserve
-
 Ints = NDArray[np.int64]
 
 _CLOCK, _LANE = 32, 8  # bits; a stamp is strong | agent+1 | lane | clock
@@ -29,13 +27,18 @@ class Order:
     def __init__(self, warps: int) -> None:
         self.warps = warps
         self.seen = np.zeros((warps + 16,) * 2, np.int64)
-        self.reset()
+        self.begin(0)
 
-    def reset(self) -> None:
-        """A new cohort begins, its clocks above all earlier ones: shadows need not be cleared, everybody has seen the past."""
+    @property
+    def latest(self) -> int:
+        """No clock is above it."""
+        return int(self.seen.max())
+
+    def begin(self, past: int) -> None:
+        """A new cohort, its clocks above all earlier ones: shadows need not be cleared, everybody has seen the past."""
         self.agents = self.warps
-        self._past = int(self.seen.max())
-        self.seen[:] = self._past
+        self._past = past
+        self.seen[:] = past
         self._fenced = self.seen.copy()  # what an agent knew at its last memory fence
         self._proxied = self.seen.copy()  # ... at its last proxy fence
         self.has_fenced = np.zeros(len(self.seen), bool)
@@ -94,13 +97,12 @@ class Order:
 
 
 class Shadow:
-    """The accesses to `granules` granules. With `per_agent`, reads are remembered of every agent, else only the last."""
+    """The accesses to some granules. `per_agent`: `read` has a row for each agent, else one for whoever was the last."""
 
-    def __init__(self, order: Order, granules: int, per_agent: bool) -> None:
+    def __init__(self, order: Order, written: Ints, read: Ints, per_agent: bool = True) -> None:
         self.order = order
+        self.written, self.read = written, read
         self._per_agent = per_agent
-        self.written = reserve(8 * granules).view(np.int64)
-        self.read = reserve(8 * granules * (order.warps if per_agent else 1)).view(np.int64).reshape(-1, granules)
 
     def note_read(self, at: Ints, agent: Ints, lane: Ints, strong: bool = False) -> Ints:
         """Reads, one per element of `at`. Returns the stamps of writes that they race with, 0 where there is none."""

@@ -6,6 +6,10 @@ import pytest
 from treadle.codegen.ptxsim.order import Order, Shadow
 
 
+def shadow_of(order, granules):
+    return Shadow(order, np.zeros(granules, np.int64), np.zeros((order.warps, granules), np.int64))
+
+
 def one(value):
     return np.array([value])
 
@@ -39,7 +43,7 @@ def test_random_histories(seed):
     warps, lanes = 3, 4
     for _ in range(40):
         order = Order(warps)
-        shadow, model = Shadow(order, 4, per_agent=True), Model(warps, lanes)
+        shadow, model = shadow_of(order, 4), Model(warps, lanes)
         for _ in range(60):
             kind = random.random()
             warp, lane, at = random.integers(warps), random.integers(lanes), random.integers(4)
@@ -62,7 +66,7 @@ def test_random_histories(seed):
 
 
 def test_lanes_that_write_one_granule_at_once_race():
-    shadow = Shadow(Order(1), 2, per_agent=True)
+    shadow = shadow_of(Order(1), 2)
     agents = np.zeros(2, int)
     assert not shadow.note_write(np.array([0, 1]), agents, np.arange(2)).any()
     assert shadow.note_write(np.array([0, 0]), agents, np.array([0, 1])).any()
@@ -70,22 +74,22 @@ def test_lanes_that_write_one_granule_at_once_race():
 
 def test_lanes_that_read_at_once_are_both_met_by_a_write():
     for writer in (0, 1):
-        shadow = Shadow(Order(1), 1, per_agent=True)
+        shadow = shadow_of(Order(1), 1)
         assert not shadow.note_read(np.zeros(2, int), np.zeros(2, int), np.arange(2)).any()
         assert shadow.note_write(one(0), one(0), one(writer)).any()
 
 
 def test_a_new_cohort_has_seen_the_past():
     order = Order(2)
-    shadow = Shadow(order, 1, per_agent=True)
+    shadow = shadow_of(order, 1)
     shadow.note_write(one(0), one(0), one(3))
-    order.reset()
+    order.begin(order.latest)
     assert not shadow.note_write(one(0), one(1), one(0)).any()
     assert not shadow.note_read(one(0), one(1), one(0)).any()
 
 
 def test_strong_accesses_do_not_race_with_each_other_and_do_with_plain_ones():
-    shadow = Shadow(Order(2), 1, per_agent=True)
+    shadow = shadow_of(Order(2), 1)
     assert not shadow.note_write(one(0), one(0), one(0), strong=True).any()
     assert not shadow.note_write(one(0), one(1), one(0), strong=True).any()
     assert shadow.note_read(one(0), one(0), one(0)).any()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Step: TypeAlias = "Callable[[Gang], NDArray[np.bool_] | None]"
 Binder: TypeAlias = "Callable[[Instr, Machine], Step]"
 
-_FILES = ("memory", "barrier", "warp", "mbarrier", "cp_async", "bulk", "tensor", "matrix", "wgmma", "cluster")
 _TABLE: dict[str, Binder] = {}
 
 
@@ -39,8 +39,8 @@ def effect(*opcodes: str) -> Callable[[Binder], Binder]:
 def find(instr: Instr) -> Binder | None:
     """The binder of an instruction: the registered name with the most modifiers that begins its name."""
     if not _TABLE:
-        for name in _FILES:
-            import_module(f"{__name__}.{name}")
+        for file in iter_modules(__path__):
+            import_module(f"{__name__}.{file.name}")
     parts = (instr.opcode, *instr.mods)
     for length in range(len(parts), 0, -1):
         if found := _TABLE.get(".".join(parts[:length])):
