@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 __all__ = ["Bundle", "Session", "compile", "errors", "ir", "load", "models"]
 
 _HOME = {"compile": "treadle.api", "load": "treadle.runtime", "Session": "treadle.runtime", "Bundle": "treadle.runtime"}
-_MODULES = ("errors", "ir", "models", "runtime", "schedules", "codegen")
+_MODULES = ("errors", "ir", "models", "runtime", "schedules", "codegen", "torch")
 #: What only the compiler extra installs, and therefore what its absence looks like.
 _COMPILER = ("tvm", "networkx", "filelock")
 

@@ -1,0 +1,24 @@
+"""Kernels as torch operators: with autograd, fake kernels for torch.compile, on the caller's device and stream.
+
+    import treadle.torch as tt
+    h = tt.gspn_scan(x, lam, tt.gspn_gates(logits, "l2r"), "l2r")
+
+Kernels come from the cache, compiled on first use. Inputs are float32, float16 or bfloat16, all of one dtype on one device;
+what is not contiguous is copied. A mistake raises a `treadle.errors` type that says what, given and expected.
+"""
+
+from __future__ import annotations
+
+from treadle.errors import ToolchainError
+
+try:
+    import torch as _  # noqa: F401
+except ModuleNotFoundError:
+    raise ToolchainError(
+        "treadle.torch needs torch", given="no module torch", expected="torch", hint="pip install 'treadle[torch]'"
+    ) from None
+
+from treadle.torch.gates import gspn_gates
+from treadle.torch.scan import gspn_scan
+
+__all__ = ["gspn_gates", "gspn_scan"]
