@@ -14,7 +14,7 @@ for name, folder in ROOTS.items():
         name,
         *(
             f"{name}.{sub}"
-            for sub in find_namespace_packages(folder, exclude=["cpp*", "cmake*", "results*"])
+            for sub in find_namespace_packages(folder, exclude=["cpp*", "*.cpp", "cmake*", "results*"])
             if "__pycache__" not in sub
         ),
     ]
@@ -22,5 +22,10 @@ for name, folder in ROOTS.items():
 setup(
     packages=packages,
     package_dir=ROOTS,
-    package_data={"treadle": ["py.typed"], "treadle.bench": ["*.cc"], "treadle.runtime": ["cpp/*", "cpp/**/*", "cmake/*"]},
+    package_data={
+        "treadle": ["py.typed"],
+        "treadle.bench": ["*.cc"],
+        "treadle.runtime": ["cpp/*", "cpp/**/*", "cmake/*"],
+        "treadle.codegen.ptxsim.standin": ["cpp/*"],
+    },
 )

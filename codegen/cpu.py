@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -20,38 +19,17 @@ import tvm
 import tvm_ffi
 from tvm.ir import IRModule
 
+from treadle.codegen.cxx import compiler
 from treadle.codegen.lower import Lowered
 from treadle.errors import ToolchainError
 from treadle.schedules.emit import SIZED
 from treadle.schedules.target import Target
-from treadle.settings import settings
 
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 #: A number that does not depend on the machine, so that the library's bytes do not either.
 _OBJECTS = 4
 _SHRINK = "s_tir.CompactBufferAllocation"
 _LINK = ("-shared", "-s", "-pthread", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-rpath,$ORIGIN")
-
-
-@cache
-def compiler() -> tuple[str, str]:
-    """(path, version) of the C++ compiler, or a ToolchainError that says how to get one."""
-    wanted = settings.cxx
-    path = shutil.which(wanted) or (shutil.which("g++") if wanted == "c++" else None)
-    if path is None:
-        raise ToolchainError(
-            "no C++ compiler",
-            given=wanted,
-            expected="a C++17 compiler on PATH, or its path in TREADLE_CXX",
-            hint="on Debian: apt-get install g++",
-        )
-    try:
-        out = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as broken:
-        raise ToolchainError(
-            "the C++ compiler does not run", given=path, expected="c++ --version to work", hint=str(broken)
-        ) from None
-    return path, out.splitlines()[0]
 
 
 def key() -> dict[str, object]:

@@ -62,6 +62,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**31):
+        raise ValueError(text)
+    return int(text)
+
+
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "treadle"
 
@@ -88,6 +94,22 @@ class Settings:
     nvcc: Variable[str] = Variable(
         "TREADLE_NVCC", lambda: "", str, "a command",
         "the CUDA compiler; unset: pip wheels, CUDA_HOME, CUDA_PATH, PATH, in this order",
+    )  # fmt: skip
+    ptx_python: Variable[str] = Variable(
+        "TREADLE_PTX_PYTHON", lambda: "", str, "a command",
+        "the Python that runs the PTX machine; unset: the one that compiled the stand-in for CUDA",
+    )  # fmt: skip
+    ptx_seed: Variable[int] = Variable(
+        "TREADLE_PTX_SEED", lambda: 0, _natural, "an integer from 0 to 2^31 - 1",
+        "the order in which the PTX machine runs warps and CTAs; 0: the plain one",
+    )  # fmt: skip
+    ptx_jobs: Variable[int] = Variable(
+        "TREADLE_PTX_JOBS", lambda: 1, _count, "an integer from 1 to 1024",
+        "processes that the PTX machine shares the CTAs of a launch out to",
+    )  # fmt: skip
+    ptx_device: Variable[str] = Variable(
+        "TREADLE_PTX_DEVICE", lambda: "", str, "words NAME=NUMBER: capability, devices, memory (GiB), driver, init, run, log",
+        "what the stand-in for a CUDA device claims of itself",
     )  # fmt: skip
 
     @classmethod

@@ -176,7 +176,7 @@ def test_sizes_of_zero_launch_nothing(session, arrays):
 
 
 def test_the_callers_device_stays_current(arrays, monkeypatch):
-    monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
+    fake.claim(monkeypatch, devices=2)
     with load(BUNDLE, "cuda:1") as session:
         assert fake.log()[0] == "cudaSetDevice 1"
         pair = DeviceArray((1, 1, 32), device=1), DeviceArray((1, 32), device=1)

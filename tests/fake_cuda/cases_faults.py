@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import fake
@@ -12,7 +11,6 @@ from fake import BUNDLE, STREAM, DeviceArray, run
 
 from treadle.errors import AlignmentError, ArchError, BundleError, DeviceError
 from treadle.runtime import cuda, load
-from treadle.runtime.bundle import write_sums
 
 NO_IMAGE, ILLEGAL, OOM = 209, 700, 2
 
@@ -74,28 +72,27 @@ def test_out_of_memory_at_every_allocation(arrays):
 
 
 @pytest.mark.parametrize(
-    ("variables", "kind", "words"),
+    ("claimed", "kind", "words"),
     [
-        ({"FAKE_CUDA_INIT": "100"}, DeviceError, "the NVIDIA driver refuses cuInit: given CUDA_ERROR_NO_DEVICE"),
-        ({"FAKE_CUDA_DEVICES": "0"}, DeviceError, "no CUDA device on this machine"),
+        ({"init": 100}, DeviceError, "the NVIDIA driver refuses cuInit: given CUDA_ERROR_NO_DEVICE"),
+        ({"devices": 0}, DeviceError, "no CUDA device on this machine"),
         (
-            {"FAKE_CUDA_DRIVER": "12080"},
+            {"driver": 12080},
             DeviceError,
             r"driver is older than the CUDA runtime: given a driver for CUDA 12\.8, runtime 13\.0",
         ),
         (
-            {"FAKE_CUDA_CAPABILITY": "80"},
+            {"capability": 80},
             ArchError,
             r"holds no code for Stand-in GPU \(cuda:0, sm_80\): given code for sm_90a, expected code for sm_80\. "
             r"Run `treadle compile small --target cuda:sm_80 -o",
         ),
-        ({"FAKE_CUDA_CAPABILITY": "100"}, ArchError, "--target cuda:sm_100a"),
+        ({"capability": 100}, ArchError, "--target cuda:sm_100a"),
     ],
 )
-def test_a_machine_that_cannot(monkeypatch, variables, kind, words):
+def test_a_machine_that_cannot(monkeypatch, claimed, kind, words):
     cuda._driver.cache_clear()
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    fake.claim(monkeypatch, **claimed)
     with pytest.raises(kind, match=words):
         load(BUNDLE, "cuda:0")
     cuda._driver.cache_clear()
@@ -115,15 +112,11 @@ def test_a_missing_library_is_found_before_the_device_is_touched(tmp_path):
         load(copy, "cuda:0")
 
 
-def test_a_missing_image_is_found_at_the_first_call_and_names_the_kernel(tmp_path, arrays):
-    """The manifest promises an architecture that the library has no image for: CUDA says so at the launch."""
-    copy = shutil.copytree(BUNDLE, tmp_path / "b.treadle")
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["libraries"][0]["target"] = "cuda:sm_90"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    write_sums(copy)
-    with load(copy, "cuda:0") as session:
-        fake.fail("cudaLaunchKernelExC", NO_IMAGE)
+def test_a_missing_image_is_found_at_the_first_call_and_names_the_kernel(monkeypatch, arrays):
+    """CUDA looks for machine code when a kernel is first launched, and says then that there is none."""
+    pair = arrays(1, 1)
+    with load(BUNDLE, "cuda:0") as session:
+        fake.claim(monkeypatch, capability=80)
         with pytest.raises(DeviceError, match=r"node pre .*no kernel image is available"):
-            run(session, arrays(1, 1))
+            run(session, pair)
         fake.log()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pytest
 
 from treadle.dtypes import dtype as find_dtype
 from treadle.runtime import Session
@@ -45,6 +46,12 @@ def launched() -> list[str]:
 def fail(function: str, code: int, nth: int = 1) -> None:
     """The n-th call of a function from now fails with a CUDA error code."""
     runtime.fake_fail(function.encode(), nth, code)
+
+
+def claim(monkeypatch: pytest.MonkeyPatch, **facts: int) -> None:
+    """The device claims this of itself until the test ends."""
+    claimed = " ".join(f"{name}={value}" for name, value in facts.items())
+    monkeypatch.setenv("TREADLE_PTX_DEVICE", f"{claimed} {os.environ['TREADLE_PTX_DEVICE']}")
 
 
 def live() -> int:

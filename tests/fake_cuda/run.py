@@ -1,22 +1,22 @@
 """Runs tests on the stand-in: python tests/fake_cuda/run.py FOLDER [pytest arguments]
 
-Builds the stand-in and a small CUDA bundle in FOLDER, and starts pytest in a process that finds the stand-in first.
+Builds a small CUDA bundle in FOLDER, and starts pytest in a process that finds the stand-in of codegen/ptxsim/standin first. It
+is told to run no kernel: what is tested here is loading, dispatch, order, streams, allocation, error paths and host cost.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import tvm
 
-from treadle.codegen import bundle, cuda_packed, lower, nvcc, weights
+from treadle.codegen import bundle, cuda_packed, lower, weights
+from treadle.codegen.ptxsim import standin
 from treadle.ir import build as program
 from treadle.ir.graph import Graph, Init, Value
 from treadle.schedules.target import Target
-from treadle.settings import settings
 
 HERE = Path(__file__).parent
 TARGET = Target.parse("cuda:sm_90a")
@@ -39,15 +39,10 @@ def small_graph() -> Graph:
 
 
 def stand_in(folder: Path) -> dict[str, str]:
-    """Builds the stand-in there; the environment of a process that finds it before any other CUDA library."""
-    # A library asks the runtime for `cudaMalloc@libcudart.so.13`: the symbols carry the library's name as their version.
-    (folder / "version.map").write_text("libcudart.so.13 { *; };\n")
-    options = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-isystem{nvcc.find().include}"]
-    for name, more in (("libcudart.so.13", ["-Wl,--version-script=version.map"]), ("libcuda.so.1", [])):
-        command = [settings.cxx, *options, *more, f"-Wl,-soname,{name}", *map(str, HERE.glob("*.cc")), "-o", name]
-        subprocess.run(command, cwd=folder, check=True)
-    hidden = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
-    return hidden | {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
+    """The environment of a process that finds the stand-in before any other CUDA library, and whose kernels do not run."""
+    found = standin.environment(run=0, log=1, memory=80)  # what fills a GPU fits, and costs nothing while nobody touches it
+    hidden = {k: v for k, v in found.items() if k not in ("CUDA_VISIBLE_DEVICES", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
+    return hidden | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
 
 
 def build(folder: Path) -> dict[str, str]:
