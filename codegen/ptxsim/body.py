@@ -40,7 +40,11 @@ class Body:
 
     def read(self) -> Function:
         """The function."""
-        return _Reader(self).function()
+        reader = _Reader(self)
+        try:
+            return reader.function()
+        except RecursionError:
+            raise reader.c.error("braces or parentheses nested too deep") from None
 
 
 @dataclass(frozen=True, slots=True)

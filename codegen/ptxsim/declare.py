@@ -12,11 +12,12 @@ from treadle.codegen.ptxsim.operands import constant
 from treadle.codegen.ptxsim.syntax import Imm, Variable
 
 #: Bits of each type that a variable can have.
-WIDTHS = {f"{kind}{width}": width for kind in "bus" for width in (8, 16, 32, 64)} | {"b128": 128, "f16": 16, "f32": 32, "f64": 64}
+WIDTHS = {f"{kind}{width}": width for kind in "bus" for width in (8, 16, 32, 64)}
+WIDTHS |= {"b128": 128, "f16": 16, "f32": 32, "f64": 64}
 REGISTER_TYPES = frozenset(WIDTHS) | {"pred", "f16x2"}
 #: More than any function can use; a damaged count must not fill the memory.
 MOST_REGISTERS = 1 << 20
-_MOST_BYTES = 1 << 40
+_MOST_BYTES, _MOST_INITIALISED = 1 << 40, 1 << 28
 _SPACES = (".const", ".global", ".local", ".shared")
 
 
@@ -74,6 +75,8 @@ def _declared(c: Cursor, space: str, extern: bool) -> Iterator[Variable]:
                 count = len(values) // size
             if len(values) > count * size:
                 raise c.error(f"more initial values than {name} has elements", at, given=len(values) // size, expected=count)
+            if count * size > _MOST_INITIALISED:
+                raise c.error(f"{name} is too large for initial values", at, given=f"{count * size} bytes")
             data = values.ljust(count * size, b"\0")
         elif None in sizes:
             if not extern and space != "param":

@@ -59,6 +59,8 @@ def tokenize(text: str, name: str) -> Tokens:
     strange |= {t for t in set(texts) if not t.isascii() and t[0] != '"'}
     if strange:
         at = next(i for i, t in enumerate(texts) if t in strange)
+        if texts[at] == '"':
+            raise PtxError(f"{name}, line {lines[at]}: a string has no end")
         raise PtxError(f"{name}, line {lines[at]}: a character that PTX does not have", given=repr(texts[at]))
     return Tokens(name, [*texts, ""], [*lines, lines[-1] if lines else 1])
 

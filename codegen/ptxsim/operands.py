@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Container
+from math import isfinite
 
 from treadle.codegen.ptxsim.lexer import Cursor, integer, is_name
 from treadle.codegen.ptxsim.syntax import Addr, Imm, Not, Operand, Pair, Reg, Sym, Vec
@@ -181,7 +182,6 @@ def _atom(c: Cursor) -> int | Imm:
         return Imm(int(text[2:], 16), 64)
     if (value := integer(text)) is not None:
         return value
-    try:
-        return Imm(int.from_bytes(struct.pack("<d", float(text)), "little"), 64)
-    except ValueError:
-        raise c.error("not a number", c.at - 1, given=f"'{text}'") from None
+    if not any(mark in text for mark in ".eE") or not isfinite(number := float(text)):
+        raise c.error("not a number", c.at - 1, given=f"'{text[:40]}'")
+    return Imm(int.from_bytes(struct.pack("<d", number), "little"), 64)

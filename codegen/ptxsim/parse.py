@@ -60,8 +60,11 @@ class _Reader:
 
     def module(self) -> Module:
         version, target = self._preamble()
-        while self.c.text:
-            self._item()
+        try:
+            while self.c.text:
+                self._item()
+        except RecursionError:
+            raise self.c.error("braces or parentheses nested too deep") from None
         return Module(self.tokens.name, version, target, tuple(self.variables), self.functions)
 
     def _preamble(self) -> tuple[tuple[int, int], str]:
@@ -142,9 +145,8 @@ class _Reader:
         shapes: dict[str, tuple[int, int, int]] = {}
         while c.text not in ("{", ";"):
             self._attribute(shapes)
-        if name in self.functions or any(v.name == name for v in self.variables):
-            if c.text == "{":
-                raise c.error("a name is declared twice", at, given=f"'{name}'")
+        if c.text == "{" and (name in self.functions or any(v.name == name for v in self.variables)):
+            raise c.error("a name is declared twice", at, given=f"'{name}'")
         self.everywhere.add(name)
         if c.accept(";"):  # only declared; a call to it is refused if no body follows
             return
