@@ -100,7 +100,7 @@ def _setp(mods: Mods) -> Pure:
     return Pure(("pred", "pred"), args, combined)
 
 
-_TRUE = {"f32": np.float32(1), "f16": np.float16(1), "f16x2": np.uint32(0x3C00), "bf16x2": np.uint32(0x3F80)}
+_TRUE: dict[str, Any] = {"f32": np.float32(1), "f16": np.float16(1), "f16x2": np.uint32(0x3C00), "bf16x2": np.uint32(0x3F80)}
 
 
 @opcode("set")
@@ -130,7 +130,7 @@ def _set(mods: Mods) -> Pure:
 
 def _truth(out: str, *, packed: bool) -> Callable[[Array], Array]:
     if packed:
-        high = np.uint16(_TRUE[out] if out in _TRUE else 0xFFFF)
+        high = np.uint16(_TRUE.get(out, 0xFFFF))
         to = dtype(out)
         return lambda found: join(np.where(found, high, np.uint16(0))).view(to)
     if out == "bf16":

@@ -26,9 +26,9 @@ def repair(result: Array, where: Array, scalar: Callable[..., float], *operands:
     """The result with its elements replaced, `where` asked for, by what `scalar` makes of the operands' elements."""
     if not np.any(where):
         return result
-    result, where, *operands = (np.array(x) for x in np.broadcast_arrays(result, where, *operands))
+    result, where, *given = (np.array(x) for x in np.broadcast_arrays(result, where, *operands))
     for index in zip(*np.nonzero(where), strict=True) if where.ndim else ((),):
-        result[index] = scalar(*(float(x[index]) for x in operands))
+        result[index] = scalar(*(float(x[index]) for x in given))
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from treadle.codegen.ptxsim.pure.table import Array, dtype
+from treadle.codegen.ptxsim.pure.table import Array
 
 modes = ("rn", "rz", "rm", "rp")
 

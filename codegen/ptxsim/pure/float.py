@@ -12,7 +12,17 @@ import numpy as np
 from treadle.codegen.ptxsim.pure import exact
 from treadle.codegen.ptxsim.pure.finish import NAN, finish, flush, modes
 from treadle.codegen.ptxsim.pure.packed import halves
-from treadle.codegen.ptxsim.pure.rounding import directed, from_bf16, narrow, odd, to_bf16, two_product, two_sum, widen, zero_sum
+from treadle.codegen.ptxsim.pure.rounding import (
+    directed,
+    from_bf16,
+    narrow,
+    odd,
+    to_bf16,
+    two_product,
+    two_sum,
+    widen,
+    zero_sum,
+)
 from treadle.codegen.ptxsim.pure.table import Array, Mods, NotThis, Pure, dtype, opcode
 
 HALVES = ("f16", "f16x2", "bf16", "bf16x2")
@@ -62,7 +72,9 @@ def _root(a: Array) -> tuple[Array, Array]:
     return root, (a - high) - low
 
 
-def _directed(kind: str, mode: str, operation: Callable[..., tuple[Array, Array]], scalar: Callable[..., float]) -> Callable[..., Array]:
+def _directed(
+    kind: str, mode: str, operation: Callable[..., tuple[Array, Array]], scalar: Callable[..., float]
+) -> Callable[..., Array]:
     """An operation that gives its float64 result and the sign of what that lacks, as one of a type and a mode."""
     if kind == "f64":
         return lambda *x: exact.repair(directed(*operation(*x), mode), ~exact.plain(*x), scalar, *x)
