@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 _CLOCK, _LANE = 32, 8  # bits; a stamp is strong | agent+1 | lane | clock
-_CLOCKS = (1 << _CLOCK) - 1
+_AGENT = _CLOCK + _LANE
+_CLOCKS, _AGENTS = (1 << _CLOCK) - 1, (1 << 20) - 1
 _STRONG = 1 << 62
+_NONE = np.zeros(1, np.int64)  # no race, whatever the shape
 ENGINE_LANE = 32  # of asynchronous agents, which have no lanes
 SEVERAL = 33  # lanes that read in one interval
 
@@ -124,32 +126,36 @@ class Shadow:
     def note_write(self, at: Ints, agent: Ints, lane: Ints, strong: bool = False) -> Ints:
         """Writes. Returns the stamps of accesses that they race with."""
         races = self._racing(self.written[at], agent, lane, strong)
-        for row in range(len(self.read)):
-            found = self._racing(self.read[row, at], agent, lane, strong)
-            races = np.where(races, races, found)
+        reads = self._racing(self.read[:, at], agent, lane, strong)
+        if reads is not _NONE:
+            races = np.maximum(races, reads.max(axis=0))
         stamp = _stamp(agent, lane, self.order.seen[agent, agent], strong)
         self.written[at] = stamp
         if not strong:  # two lanes of this very instruction: neither is the one whose value stays
-            races = np.where(races, races, np.where(self.written[at] != stamp, self.written[at], 0))
+            kept = self.written[at]
+            if (lost := kept != stamp).any():
+                races = np.maximum(races, np.where(lost, kept, 0))
         return races
 
     def _racing(self, stamps: Ints, agent: Ints, lane: Ints, strong: bool) -> Ints:
-        other = _agent(stamps)
+        other = (stamps >> _AGENT & _AGENTS) - 1
         clock = stamps & _CLOCKS
-        seen = self.order.seen[agent, other]  # of nobody (-1): whatever; masked below
-        same = other == agent
-        bad = (stamps != 0) & np.where(same, (clock >= seen) & (_lane(stamps) != lane), clock > seen)
+        seen = self.order.seen[agent, other]  # of nobody (-1): whatever, for 0 is below every clock
+        bad = clock >= seen
+        if not bad.any():
+            return _NONE
+        bad &= np.where(other == agent, _lane(stamps) != lane, clock > seen) & (stamps != 0)
         if strong:
             bad &= stamps < _STRONG
         return np.where(bad, stamps, 0)
 
 
 def _stamp(agent: Ints, lane: Ints | int, clock: Ints, strong: bool) -> Ints:
-    return ((agent + 1) << (_CLOCK + _LANE)) | (np.asarray(lane, np.int64) << _CLOCK) | clock | (_STRONG if strong else 0)
+    return ((agent + 1) << _AGENT) | (np.asarray(lane, np.int64) << _CLOCK) | clock | (_STRONG if strong else 0)
 
 
 def _agent(stamp: Ints) -> Ints:
-    return ((stamp & ~np.int64(_STRONG)) >> (_CLOCK + _LANE)) - 1
+    return (stamp >> _AGENT & _AGENTS) - 1
 
 
 def _lane(stamp: Ints) -> Ints:

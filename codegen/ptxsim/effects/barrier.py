@@ -75,6 +75,8 @@ class Barriers:
     def _aligned(self, gang: Gang, number: int) -> None:
         """Lanes of one warp arrive at the same instruction, or the barrier is divergent."""
         m = self.m
+        if not (self.ticket >= 0).any():
+            return
         for warp in gang.warps.tolist():
             lanes = slice(warp * WARP, (warp + 1) * WARP)
             elsewhere = (self.ticket[lanes] >= 0) & (m.pc[lanes] != m.here) & (m.state[lanes] != EXITED)
@@ -115,31 +117,35 @@ def bar(instr: Instr, m: Machine) -> Step:
     number = m.reader(operands[0], "u32", instr)
     wanted = m.reader(operands[1] if len(operands) > 1 else Imm(m.cta_threads), "u32", instr)
     every = barriers(m)
-    waits = kind != "arrive"
+    blocking = kind != "arrive"
 
     def step(gang: Gang) -> NDArray[np.bool_] | None:
         ids = np.broadcast_to(number(gang), (gang.n,)).astype(np.int64)
         counts = np.broadcast_to(wanted(gang), (gang.n,)).astype(np.int64)
         if (len(operands) > 1 and (counts % WARP).any()) or (ids >= BARRIERS).any():
             raise m.hazard(DivergenceHazard, f"barrier {ids[0]} for {counts[0]} threads: of 16, and multiples of 32", gang, 0)
-        cta = m.cta_of(gang)
-        fresh = every.ticket[gang.threads] < 0
-        for key in sorted({(int(c), int(i)) for c, i in zip(cta[fresh], ids[fresh], strict=True)}):
-            mask = fresh & (cta == key[0]) & (ids == key[1])
-            votes = np.broadcast_to(vote(gang), (gang.n,))[mask] if vote else None
-            every.arrive(gang.narrow(mask), *key, int(counts[mask][0]), votes)
-        if not waits:
-            every.ticket[gang.threads] = -1
-            return None
-        generation = np.array([every.of[int(c), int(i)].generation for c, i in zip(cta, ids, strict=True)])
-        blocked = every.ticket[gang.threads] >= generation
-        free = ~blocked
-        if free.any():
-            passing = gang.narrow(free)
-            every.ticket[passing.threads] = -1
-            if put is not None:
-                put(passing, _reduced(mods[1], every.of[int(cta[free][0]), int(ids[free][0])].result))
+        keys = m.cta_of(gang) * BARRIERS + ids
+        blocked = np.zeros(gang.n, bool)
+        for key in np.unique(keys).tolist():  # one, unless it is a cluster
+            mask = keys == key
+            part = gang.narrow(mask)
+            blocked[mask] = meet(part, *divmod(key, BARRIERS), int(counts[mask][0]))
         return blocked if blocked.any() else None
+
+    def meet(gang: Gang, cta: int, number: int, count: int) -> NDArray[np.bool_]:
+        fresh = every.ticket[gang.sel] < 0
+        if fresh.any():
+            arriving = gang.narrow(fresh)
+            votes = np.broadcast_to(vote(arriving), (arriving.n,)) if vote else None
+            every.arrive(arriving, cta, number, count, votes)
+        barrier = every.of[cta, number]
+        waits = every.ticket[gang.sel] >= barrier.generation if blocking else np.zeros(gang.n, bool)
+        if not waits.all():
+            passing = gang.narrow(~waits)
+            every.ticket[passing.sel] = -1
+            if put is not None:
+                put(passing, _reduced(mods[1], barrier.result))
+        return waits
 
     def explain(threads: NDArray[np.intp]) -> str:
         found = [f"barrier {n} has {b.count} of {b.expected} threads" for (_, n), b in every.of.items() if b.arrived]
