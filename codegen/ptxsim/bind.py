@@ -183,6 +183,8 @@ class Operands:
         if isinstance(operand.base, Imm):
             fixed = np.uint64((operand.base.value + operand.offset) & (2**64 - 1))
             return lambda g: np.full(g.n, fixed)
+        if not isinstance(operand.base, Reg | Sym):
+            raise refuse(instr, f"the address {operand.base}")
         wide = isinstance(operand.base, Sym) or self.registers[operand.base.name].itemsize == 8
         base = self.reader(operand.base, "u64" if wide else "u32", instr)
         offset = np.uint64(operand.offset & (2**64 - 1))

@@ -156,8 +156,8 @@ class Global(Space):
     def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
         self._align(actor, address, size)
         starts, ends = self.memory.bounds()
-        inside = ends[np.searchsorted(starts, address, side="right") - 1] >= address + np.uint64(size)
-        self._refuse(actor, address, ~inside, BoundsHazard,
+        last = ends[np.searchsorted(starts, address, side="right") - 1]
+        self._refuse(actor, address, np.asarray(last < address + np.uint64(size)), BoundsHazard,
                      lambda a: f"{size} bytes at global address {a:#x} lie outside every allocation{self.describe(a)}")  # fmt: skip
         return address.astype(np.int64) - self.memory.base
 

@@ -164,5 +164,5 @@ def _lane(stamp: Ints) -> Ints:
 
 def unpack(stamp: int) -> tuple[int, int, int]:
     """Agent, lane and clock of one stamp."""
-    one = np.int64(stamp)
-    return int(_agent(one)), int(_lane(one)), int(one & _CLOCKS)
+    one = np.array([stamp])
+    return int(_agent(one)[0]), int(_lane(one)[0]), stamp & _CLOCKS

@@ -129,7 +129,7 @@ def bar(instr: Instr, m: Machine) -> Step:
         for key in np.unique(keys).tolist():  # one, unless it is a cluster
             mask = keys == key
             part = gang.narrow(mask)
-            blocked[mask] = meet(part, *divmod(key, BARRIERS), int(counts[mask][0]))
+            blocked[mask] = meet(part, key // BARRIERS, key % BARRIERS, int(counts[mask][0]))
         return blocked if blocked.any() else None
 
     def meet(gang: Gang, cta: int, number: int, count: int) -> NDArray[np.bool_]:

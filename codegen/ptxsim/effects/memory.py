@@ -152,7 +152,7 @@ def _operation(name: str, type_: str) -> Callable[..., Array] | None:
         case "exch":
             return lambda old, new: new
         case "cas":
-            return lambda old, expected, new: np.where(old == expected, new, old)
+            return _exchanged
         case "inc":
             return lambda old, top: np.where(old >= top, 0, old + np.uint32(1)).astype(np.uint32)
         case "dec":
@@ -166,6 +166,10 @@ def _operation(name: str, type_: str) -> Callable[..., Array] | None:
         case _:
             return None
     return pure.fn if pure else None
+
+
+def _exchanged(old: Array, expected: Array, new: Array) -> Array:
+    return np.where(old == expected, new, old)
 
 
 def _strong(instr: Instr, rest: tuple[str, ...]) -> bool:
