@@ -104,6 +104,44 @@ def load_runtime() -> ctypes.CDLL:
     )
 
 
+def stand_in(folder: Path, capability: tuple[int, int]) -> None:
+    """Make the libraries in `folder` this process's CUDA, a device of this compute capability.
+
+    They answer to CUDA's own names, so that a process has either them or CUDA.
+    """
+    try:
+        runtime = ctypes.CDLL(RUNTIME, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        load_runtime.cache_clear()
+        runtime = ctypes.CDLL(str(folder / RUNTIME), mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+    if not hasattr(runtime, "treadle_stand_in"):
+        raise DeviceError(
+            "this process has loaded CUDA, whose place a stand-in would take",
+            given=_loaded(RUNTIME),
+            expected="a process without it",
+            hint="Use an environment without torch, or with torch's CPU build: tvm-ffi imports the one it finds.",
+        )
+    wanted = capability[0] * 10 + capability[1]
+    standing = runtime.treadle_stand_in(wanted)
+    if standing != wanted:
+        raise DeviceError(
+            "this process has a device that stands in for another architecture",
+            given=f"sm_{standing}",
+            expected=f"sm_{wanted}",
+            hint="Use a process of its own for each architecture.",
+        )
+    _driver.cache_clear()
+    driver = ctypes.CDLL(str(folder / DRIVER), mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+    if not hasattr(driver, "treadle_stand_in"):
+        raise DeviceError("this process has loaded the NVIDIA driver", given=_loaded(DRIVER), expected="a process of its own")
+
+
+def _loaded(name: str) -> str:
+    """Where a loaded library lies."""
+    with open("/proc/self/maps") as maps:
+        return next((line.split()[-1] for line in maps if line.rstrip().endswith(name)), name)
+
+
 @cache
 def _driver() -> ctypes.CDLL:
     try:

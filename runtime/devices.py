@@ -9,8 +9,8 @@ from treadle.runtime import cuda
 from treadle.runtime.bundle import Bundle
 from treadle.runtime.manifest import Library
 
-# What users may write.  ptx and emulate are check targets: they run through the
-# compiler package and never from a bundle's library.
+# What users may write.  emulate is a check target: it runs through the compiler
+# package and never from a bundle's library.
 _KNOWN = {
     "cpu": re.compile(r"cpu"),
     "cuda:N": re.compile(r"cuda(:[0-9]{1,4})?"),
@@ -37,15 +37,9 @@ def library_for(bundle: Bundle, device: str) -> Library:
     kind = check_device(device)
     if kind == "cpu":
         return bundle.library("cpu")
-    held = {a: library for library in bundle.manifest.libraries for a in architectures(library)}
+    held = _held(bundle)
     if kind != "cuda" or not held:
-        arch = device.partition(":")[2] if kind in ("ptx", "emulate") else "ARCH"
-        raise ArchError(
-            f"bundle {bundle.path}: has no library for device {device}",
-            given=f"targets {', '.join(library.target for library in bundle.manifest.libraries) or 'none'}",
-            expected="a cuda target",
-            hint=f"Run `treadle compile {bundle.manifest.name} --target cuda:{arch} -o ...`, or load with device='cpu'.",
-        )
+        raise _no_library(bundle, device)
     index = cuda_index(device)
     assert index is not None
     found = cuda.find_device(index)
@@ -58,6 +52,34 @@ def library_for(bundle: Bundle, device: str) -> Library:
             hint=f"Run `treadle compile {bundle.manifest.name} --target cuda:{_wanted(found)} -o {bundle.path}`",
         )
     return bundle.library(held[max(fitting, key=_rank)].target)
+
+
+def code_for(bundle: Bundle, device: str) -> None:
+    """Refuses a bundle without code for exactly the architecture of `ptx:ARCH`."""
+    if device.partition(":")[2] not in _held(bundle):
+        raise _no_library(bundle, device)
+
+
+def capability(arch: str) -> tuple[int, int]:
+    """The compute capability of sm_90a: (9, 0)."""
+    match = _ARCH.fullmatch(arch)
+    assert match is not None, "device names are checked"
+    return int(match[1]), int(match[2])
+
+
+def _held(bundle: Bundle) -> dict[str, Library]:
+    return {a: library for library in bundle.manifest.libraries for a in architectures(library)}
+
+
+def _no_library(bundle: Bundle, device: str) -> ArchError:
+    kind, _, arch = device.partition(":")
+    return ArchError(
+        f"bundle {bundle.path}: has no library for device {device}",
+        given=f"targets {', '.join(library.target for library in bundle.manifest.libraries) or 'none'}",
+        expected=f"target cuda:{arch}" if kind == "ptx" else "a cuda target",
+        hint=f"Run `treadle compile {bundle.manifest.name} --target cuda:{arch if kind != 'cuda' else 'ARCH'} -o ...`, "
+        "or load with device='cpu'.",
+    )
 
 
 def architectures(library: Library) -> list[str]:

@@ -1,11 +1,12 @@
 """Correcting the DLPack record a framework hands over, before tvm_ffi takes it.
 
 The record is made for one export and freed by the framework that made it, so
-until it is consumed its fields are ours to amend.  Two of them have to be:
+until it is consumed its fields are ours to amend.  Some of them have to be:
 
 * the type code of an ml_dtypes array, which numpy can only export as raw bits;
 * the strides of an array without elements, for which numpy and torch report
-  values that kernels refuse.  A null pointer is DLPack's word for "compact".
+  values that kernels refuse.  A null pointer is DLPack's word for "compact";
+* the device of memory that this process sees and a device owns.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def amended(capsule: Any, code: int | None = None) -> Any:
-    """The capsule of a contiguous array, with compact strides and, if given, another type code.
+#: DLPack's device type.
+CUDA = 2
+
+
+def amended(capsule: Any, code: int | None = None, device: tuple[int, int] | None = None) -> Any:
+    """The capsule of a contiguous array, with compact strides and, if given, another type code and device.
 
     Frameworks keep the strides in a block that the record's manager owns, never behind
     the pointer alone, so clearing it loses nothing.
@@ -51,4 +56,6 @@ def amended(capsule: Any, code: int | None = None) -> Any:
     record.strides = None
     if code is not None:
         record.code = code
+    if device is not None:
+        record.device_type, record.device_id = device
     return capsule

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from treadle import errors, ir, models
     from treadle.api import compile
-    from treadle.runtime import Bundle, Session, load
+    from treadle.runtime import Bundle, Session
+    from treadle.sessions import load
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "Session", "compile", "errors", "ir", "load", "models"]
 
-_HOME = {"compile": "treadle.api", "load": "treadle.runtime", "Session": "treadle.runtime", "Bundle": "treadle.runtime"}
+_HOME = {"compile": "treadle.api", "load": "treadle.sessions", "Session": "treadle.runtime", "Bundle": "treadle.runtime"}
 _MODULES = ("errors", "ir", "models", "runtime", "schedules", "codegen", "torch")
 #: What only the compiler extra installs, and therefore what its absence looks like.
 _COMPILER = ("tvm", "networkx", "filelock")

@@ -24,11 +24,11 @@ def run(
         ),
     ] = None,
     entry: Annotated[str | None, typer.Option("--entry", help="The entry point; the first unless given.")] = None,
-    device: Annotated[str, typer.Option("--device", help="Where to run: cpu.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="Where to run: cpu, or ptx:sm_90a for the PTX machine.")] = "cpu",
 ) -> Reply:
     """Run a bundle on files. Arrays are passed as they are; a picture is scaled to -1..1, cropped, and that is said."""
     from treadle.cli.arrays import read, write
-    from treadle.runtime import load
+    from treadle.sessions import load
 
     files = flags.pairs("--input", input, "image=photo.png")
     with working("loading the bundle") as say:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -16,7 +17,7 @@ from treadle.errors import ToolchainError
 
 RUNTIME, DRIVER = nvcc.CUDART, "libcuda.so.1"
 #: A library asks for `cudaMalloc@libcudart.so.13`, but for `cuInit` without a version, which any fits.
-_VERSIONS = f"{RUNTIME} {{ cuda*; __cuda*; }}; driver {{ global: cu[A-Z]*; fake_*; local: *; }};\n"
+_VERSIONS = f"{RUNTIME} {{ cuda*; __cuda*; }}; driver {{ global: cu[A-Z]*; fake_*; treadle_stand_in; local: *; }};\n"
 _FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread")
 _LINK = ("-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-rpath,$ORIGIN")
 
@@ -39,10 +40,13 @@ def _compile(texts: dict[str, bytes], into: Path) -> None:
         (into / name).write_bytes(text)
     (into / "versions").write_text(_VERSIONS)
     units = sorted(name for name in texts if name.endswith(".cc"))
+    objects = [f"{name}.o" for name in units]
     include = [f"-isystem{nvcc.find().include}", f'-DTREADLE_PYTHON="{sys.executable}"']
-    _run([*_FLAGS, *include, *units, *_LINK, "-Wl,--version-script=versions", f"-Wl,-soname,{RUNTIME}", "-ldl", "-o", RUNTIME], into)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _run([*_FLAGS, *include, "-c", name, "-o", f"{name}.o"], into), units))
+    _run([*_LINK, *objects, "-Wl,--version-script=versions", f"-Wl,-soname,{RUNTIME}", "-pthread", "-ldl", "-o", RUNTIME], into)
     _run([*_LINK, f"-Wl,-soname,{DRIVER}", "-Wl,--no-as-needed", f"./{RUNTIME}", "-o", DRIVER], into)
-    for name in (*texts, "versions"):
+    for name in (*texts, *objects, "versions"):
         (into / name).unlink()
 
 

@@ -30,7 +30,14 @@ std::string kept(const char* text) {
   return "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(file);
 }
 
-void* entry_point(const char* name) { return dlsym(RTLD_DEFAULT, name); }
+// Of this library, whatever else the process has loaded.
+void* entry_point(const char* name) {
+  static void* self = [] {
+    Dl_info info;
+    return dladdr(reinterpret_cast<void*>(&cuInit), &info) ? dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD) : nullptr;
+  }();
+  return self ? dlsym(self, name) : nullptr;
+}
 
 }  // namespace
 
