@@ -136,6 +136,20 @@ def stand_in(folder: Path, capability: tuple[int, int]) -> None:
         raise DeviceError("this process has loaded the NVIDIA driver", given=_loaded(DRIVER), expected="a process of its own")
 
 
+# cudaError_t: illegal address, timeout, misaligned address, launch failure
+_OF_KERNELS = (700, 702, 716, 719)
+
+
+def broken_by_kernel() -> bool:
+    """Whether a kernel has broken the device, so that every call fails from now on."""
+    return load_runtime().cudaDeviceSynchronize() in _OF_KERNELS
+
+
+def reset() -> None:
+    """Make the device anew: nothing that was allocated on it stays."""
+    load_runtime().cudaDeviceReset()
+
+
 def _loaded(name: str) -> str:
     """Where a loaded library lies."""
     with open("/proc/self/maps") as maps:

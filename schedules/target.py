@@ -3,6 +3,7 @@
 cpu                    x86-64-v3; cpu:native and cpu:x86-64-v4 on request
 cuda:sm_90a[,sm_80]    one fat binary for the architectures named
 emulate:sm_90a         the CUDA schedules with their thread loops made serial, run on the CPU
+ptx:sm_90a             the CUDA code as nvcc compiled it, run on the CPU by the PTX machine
 """
 
 from __future__ import annotations
@@ -64,10 +65,13 @@ GPUS = {
     )
 }
 
+#: Architectures whose PTX the machine of codegen/ptxsim runs.
+MACHINE = ("sm_80", "sm_90a")
+
 
 @dataclass(frozen=True)
 class Target:
-    """A parsed target name. `cpu` describes the host; `gpus` the architectures of a cuda or emulate target."""
+    """A parsed target name. `cpu` describes the host; `gpus` the architectures of a cuda, emulate or ptx target."""
 
     name: str
     kind: str
@@ -83,12 +87,17 @@ class Target:
                 raise UnknownNameError.unknown("target", name, known_targets())
             return Target("cpu" if level == DEFAULT_CPU else f"cpu:{level}", kind, CPUS[level])
         archs = sorted(set(filter(None, detail.split(","))), key=lambda a: (len(a), a))
-        if kind not in ("cuda", "emulate") or not archs or (kind == "emulate" and len(archs) > 1):
+        if kind not in ("cuda", "emulate", "ptx") or not archs or (kind != "cuda" and len(archs) > 1):
             raise UnknownNameError.unknown("target", name, known_targets())
         for arch in archs:
-            if arch not in GPUS:
-                raise UnknownNameError.unknown("architecture", arch, GPUS, where=f"target {name}")
+            if arch not in (known := MACHINE if kind == "ptx" else GPUS):
+                raise UnknownNameError.unknown("architecture", arch, known, where=f"target {name}")
         return Target(f"{kind}:{','.join(archs)}", kind, CPUS[DEFAULT_CPU], tuple(GPUS[a] for a in archs))
+
+    @property
+    def code(self) -> Target:
+        """What is compiled for it: of a ptx target the same as for the GPU."""
+        return Target.parse(f"cuda:{self.gpus[0].arch}") if self.kind == "ptx" else self
 
     def lacks(self, feature: str) -> list[str]:
         """The architectures of this target that have not got an instruction."""
@@ -97,7 +106,7 @@ class Target:
 
 def known_targets() -> list[str]:
     cpus = ["cpu", "cpu:native", *(f"cpu:{level}" for level in CPUS)]
-    return [*cpus, *(f"{kind}:{arch}" for kind in ("cuda", "emulate") for arch in GPUS)]
+    return [*cpus, *(f"{kind}:{arch}" for kind in ("cuda", "emulate") for arch in GPUS), *(f"ptx:{arch}" for arch in MACHINE)]
 
 
 def _native_level() -> str:

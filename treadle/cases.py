@@ -44,8 +44,8 @@ def draw_program(definition: Definition, dtype: str, rng: np.random.Generator) -
     return build(definition.name, dtype, attrs, {n: sizes[n] for n in bound})
 
 
-def draw_sizes(program: Program, rng: np.random.Generator) -> dict[str, int]:
-    """A size for every dimension, bound ones included, small enough to check quickly."""
+def draw_sizes(program: Program, rng: np.random.Generator, part: int = 1) -> dict[str, int]:
+    """A size for every dimension, bound ones included, small enough to check quickly: `part` divides the work."""
     free = [n for n, d in program.dims.items() if n not in program.bound and not d.one_of]
     sizes = {**program.bound}
     for n in free:
@@ -60,7 +60,7 @@ def draw_sizes(program: Program, rng: np.random.Generator) -> dict[str, int]:
     while True:
         cost = program.cost(complete())
         large = [n for n in free if sizes[n] // 2 >= program.dims[n].lo and program.dims[n].step == 1]
-        if (cost.bytes <= _MAX_BYTES and cost.flops <= _MAX_FLOPS) or not large:
+        if (cost.bytes * part <= _MAX_BYTES and cost.flops * part <= _MAX_FLOPS) or not large:
             return complete()
         shrunk = max(large, key=lambda n: sizes[n]) if rng.random() < 0.7 else str(rng.choice(large))
         sizes[shrunk] //= 2

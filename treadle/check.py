@@ -17,6 +17,7 @@ from treadle.batch import compile_many, described
 from treadle.cases import draw_inputs, draw_program, draw_sizes, generator
 from treadle.catalog import attr_text
 from treadle.codegen.lower import Lowered, lower, spaces
+from treadle.codegen.ptxsim.hazards import HazardError
 from treadle.dtypes import dtype as find_dtype
 from treadle.errors import DeviceError, ToolchainError, UnknownNameError
 from treadle.ir import Program, definitions
@@ -29,6 +30,8 @@ from treadle.schedules.target import Target
 #: Kernels drawn per program; the cases share them, each with sizes of its own. A kernel costs about a second, a case a
 #: hundredth of one: more cases per kernel than kernels find more.
 KERNELS = 18
+#: The same for the PTX machine, whose kernels nvcc compiles, and the part of a case's work that it is given.
+PTX_KERNELS, PTX_PART = 6, 8
 #: Elements of a result compared at least: the tolerance weighs our worst rounding error against the float32 oracle's worst,
 #: and for a handful of elements that would be one chance against another.
 ENOUGH = 256
@@ -38,7 +41,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A case whose result is out of tolerance, with all that is needed to draw and run it again."""
+    """A case whose result is out of tolerance, or that met a hazard, with all that is needed to draw and run it again."""
 
     program: str
     seed: int
@@ -51,12 +54,13 @@ class Mismatch:
     point: Mapping[str, Any]
     result: str
     ratio: float
+    hazard: str = ""
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{n}={s}" for n, s in self.sizes.items())
         return (
             f"{self.program} {self.dtype} [{attr_text(self.attrs)}] at {sizes}: "
-            f"{self.result} is {self.ratio:.3g} times its bound"
+            f"{self.hazard or f'{self.result} is {self.ratio:.3g} times its bound'}"
             f" ({self.schedule} {attr_text(self.point)}; seed {self.seed}, case {self.case})"
         )
 
@@ -88,7 +92,7 @@ def sweep(
         raise DeviceError(
             "checking runs kernels on this machine's CPU",
             given=target,
-            expected="a cpu or emulate target",
+            expected="a cpu, emulate or ptx target",
             hint="Checks on a GPU run from the kit: `make gpu-kit` here, `bash gpu-kit/run.sh --out DIR` on its machine.",
         )
     goal = Target.parse(target)
@@ -97,13 +101,14 @@ def sweep(
         if name not in known:
             raise UnknownNameError.unknown("program", name, known)
     chosen = [known[n] for n in names or known]
+    drawn, part = (PTX_KERNELS, PTX_PART) if goal.kind == "ptx" else (KERNELS, 1)
     kernels: dict[str, list[Lowered]] = {}
     for d in chosen:
         progress(f"scheduling {d.name}")
-        kernels[d.name] = _once(_kernel(d, i, goal, seed) for i in range(min(KERNELS, cases)))
+        kernels[d.name] = _once(_kernel(d, i, goal.code, seed) for i in range(min(drawn, cases)))
     with ExitStack() as keep:
         functions = compile_many([k for ks in kernels.values() for k in ks], goal, keep, progress)
-        return [_outcome(d.name, kernels[d.name], functions, cases, seed, progress) for d in chosen]
+        return [_outcome(d.name, kernels[d.name], functions, cases, seed, progress, part) for d in chosen]
 
 
 def _once(drawn: Iterable[Lowered]) -> list[Lowered]:
@@ -134,36 +139,42 @@ def lowered(program: Program, target: Target, space: Space, point: Any) -> Lower
 
 
 def _outcome(
-    name: str, kernels: Sequence[Lowered], functions: Mapping[int, tvm_ffi.Function], cases: int, seed: int, progress: Progress
-) -> Outcome:
+    name: str, kernels: Sequence[Lowered], functions: Mapping[int, Callable[..., Any]], cases: int, seed: int,
+    progress: Progress, part: int,
+) -> Outcome:  # fmt: skip
     worst, mismatches = 0.0, []
     for case in range(cases):
         if case % 25 == 0:
             progress(f"checking {name}: {case} of {cases} cases")
         kernel = kernels[case % len(kernels)]
-        ratio, mismatch = held(kernel, functions[id(kernel)], seed, case)
+        ratio, mismatch = held(kernel, functions[id(kernel)], seed, case, part)
         worst = max(worst, ratio)
         mismatches += [mismatch] if mismatch else []
     points = {(k.schedule, k.point) for k in kernels}
     return Outcome(name, cases, len(kernels), len(points), worst, tuple(mismatches))
 
 
-def held(kernel: Lowered, function: tvm_ffi.Function, seed: int, case: int) -> tuple[float, Mismatch | None]:
+def held(
+    kernel: Lowered, function: Callable[..., Any], seed: int, case: int, part: int = 1
+) -> tuple[float, Mismatch | None]:
     """One random case of a kernel: the largest ratio of error to bound among its results, and what to say if it is over."""
     p = kernel.program
     rng = generator(seed, p.name, "case", case)
-    sizes = draw_sizes(p, rng)
-    verdicts = _verdicts(p, function, sizes, rng)
+    sizes = draw_sizes(p, rng, part)
+    where = p.name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound), kernel.schedule, asdict(kernel.point)
+    try:
+        verdicts = _verdicts(p, function, sizes, rng)
+    except HazardError as hazard:
+        return math.inf, Mismatch(*where, "", math.inf, str(hazard))
     ratios = {n: v.error / v.bound if v.bound else 0.0 if v.ok else math.inf for n, v in verdicts.items()}
     result = next((n for n, v in verdicts.items() if not v.ok), max(ratios, key=ratios.__getitem__))
     if verdicts[result].ok:
         return ratios[result], None
-    where = p.name, seed, case, p.dtype, dict(p.attrs), sizes, tuple(p.bound), kernel.schedule, asdict(kernel.point)
     return ratios[result], Mismatch(*where, result, ratios[result])
 
 
 def _verdicts(
-    program: Program, function: tvm_ffi.Function, sizes: Mapping[str, int], rng: np.random.Generator
+    program: Program, function: Callable[..., Any], sizes: Mapping[str, int], rng: np.random.Generator
 ) -> dict[str, Verdict]:
     """Each result of a kernel against the oracle, inputs drawn until every result has had `ENOUGH` elements compared."""
     oracle = importlib.import_module(f"treadle.ir.oracles.{program.name}").oracle

@@ -85,7 +85,7 @@ cudaError_t explained(cudaError_t error, std::string text) {
 cudaError_t broken() { return broken_by; }
 
 cudaError_t breaks(cudaError_t error, std::string text) {
-  explain(error, text + " (The device is broken by this: until cudaDeviceReset every call fails so. Make a new process.)");
+  explain(error, text + " The device is broken from here on, until it is reset: use a new process.");
   return broken_by = error;
 }
 
