@@ -140,7 +140,8 @@ class Shadow:
     def _racing(self, stamps: Ints, agent: Ints, lane: Ints, strong: bool) -> Ints:
         other = (stamps >> _AGENT & _AGENTS) - 1
         clock = stamps & _CLOCKS
-        seen = self.order.seen[agent, other]  # of nobody (-1): whatever, for 0 is below every clock
+        # Of nobody (-1): whatever, for 0 is below every clock. So is the stamp of an agent that only an earlier, larger cohort had.
+        seen = self.order.seen[agent, np.minimum(other, len(self.order.seen) - 1)]
         bad = clock >= seen
         if not bad.any():
             return _NONE
