@@ -98,6 +98,10 @@ def test_one_warp_needs_a_sync_too():
         (f"{SLOT}st.shared.u32 [%r9+4], %r0;", hazards.BoundsHazard, "256 bytes into tile, which has 256"),
         (f"{SLOT}st.shared.u32 [%r1], %r0;", hazards.RaceHazard, "a race: write"),
         ("st.global.u32 [%d0], %r0;", hazards.RaceHazard, "a race: write"),
+        ("setp.eq.u32 %p1, %r0, 0;\nmov.u32 %r1, odd;\n@%p1 st.shared.v2.u32 [%r1+8], {%r0, %r0};", hazards.BoundsHazard, "into odd"),
+        ("setp.eq.u32 %p1, %r0, 0;\n@%p1 st.shared.u32 [odd+12], %r0;", hazards.BoundsHazard, "12 bytes into odd, which has 12"),
+        ("setp.eq.u32 %p1, %r0, 0;\n@%p1 st.shared.u32 [tile], %r0;\n@%p1 ld.shared.v2.u32 {%r5, %r6}, [tile];",
+         hazards.UninitialisedHazard, "8 bytes"),
         ("ld.local.u32 %r5, [depot+4];", hazards.UninitialisedHazard, "local memory"),
         ("ld.local.u32 %r5, [depot+16];", hazards.BoundsHazard, "of 16"),
         ("trap;", hazards.TrapHazard, "trap"),
@@ -116,7 +120,10 @@ def test_one_warp_needs_a_sync_too():
 )  # fmt: skip
 @pytest.mark.parametrize("seed", SEEDS)
 def test_hazards(seed, body, kind, says):
-    module = ptx.kernel(f"mov.u64 %d20, 16;\n{body}", variables=f"{SHARED}\n.local .align 8 .b8 depot[16];")
+    module = ptx.kernel(
+        f"mov.u64 %d20, 16;\n{body}",
+        variables=".shared .align 8 .b8 odd[12];\n.shared .align 8 .b32 tile[64];\n.local .align 8 .b8 depot[16];",
+    )
     found = refused(kind, module, np.zeros(64, np.uint32), seed=seed, budget=100_000)
     assert says in found.message
     assert found.place.kernel == "k" and found.place.cta == (0, 0, 0) and found.place.source.startswith("PTX line")
@@ -167,12 +174,102 @@ L:  atom.global.add.u32 %r5, [%d0+4], 1;
     refused(hazards.RaceHazard, ptx.kernel(body.replace("membar.gl;", "")), np.zeros(3, np.uint32), threads=1, grid=2)
 
 
+def test_reads_before_another_ctas_write_race_too():
+    body = "mov.u32 %r1, %ctaid.x;\nsetp.eq.u32 %p1, %r1, 0;\n@%p1 ld.global.u32 %r5, [%d0];\n@!%p1 st.global.u32 [%d0], %r5;"
+    refused(hazards.RaceHazard, ptx.kernel(body), np.zeros(1, np.uint32), threads=1, grid=2)
+
+
+def test_a_cta_may_read_its_own_atomics():
+    run(ptx.kernel("atom.global.add.u32 %r5, [%d0], 1;\nld.global.u32 %r6, [%d0];"), np.zeros(1, np.uint32), threads=1, grid=1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("write", "read", "right"),
+    [
+        ("membar.cta;\nst.volatile.shared.u32 [tile+4], 1;", "ld.volatile.shared.u32", True),
+        ("st.release.cta.shared.u32 [tile+4], 1;", "ld.acquire.cta.shared.u32", True),
+        ("atom.release.cta.shared.exch.b32 %r8, [tile+4], 1;", "ld.acquire.cta.shared.u32", True),
+        ("st.volatile.shared.u32 [tile+4], 1;", "ld.volatile.shared.u32", False),
+    ],
+)
+def test_a_flag_between_warps(seed, write, read, right):
+    """Warp 0 writes and raises a flag, warp 1 spins on it and reads: ordered where the write is released, else a race."""
+    body = f"""setp.eq.u32 %p1, %r0, 0;
+    @%p1 st.volatile.shared.u32 [tile+4], 0;
+    bar.sync 0;
+    setp.ge.u32 %p2, %r0, 32;
+    @%p2 bra S;
+    @!%p1 ret;
+    st.shared.u32 [tile], 7;
+    {write}
+    ret;
+S:  {read} %r5, [tile+4];
+    setp.eq.u32 %p3, %r5, 0;
+    @%p3 bra S;
+    ld.shared.u32 %r6, [tile];
+    {MINE}
+    st.global.u32 [%d9], %r6;"""
+    module = ptx.kernel(body, variables=SHARED)
+    if right:
+        (out,) = run(module, np.zeros(64, np.uint32), seed=seed)
+        assert (out == np.repeat([0, 7], 32)).all()
+    else:
+        refused(hazards.RaceHazard, module, np.zeros(64, np.uint32), seed=seed)
+
+
+@pytest.mark.parametrize("mode", ["up", "down", "bfly", "idx"])
+@pytest.mark.parametrize("width", [4, 16, 32])
+def test_shuffles(mode, width):
+    """Against the CUDA guide's words: within segments of `width`; from beyond one, a lane keeps its own value."""
+    by = 3
+    clamp = (32 - width) << 8 | (0 if mode == "up" else 31)
+    body = f"{MINE}mul.lo.u32 %r3, %r0, 10;\nshfl.sync.{mode}.b32 %r4|%p1, %r3, {by}, {clamp}, 0xffffffff;\n" \
+           "selp.u32 %r5, 1, 0, %p1;\nadd.u32 %r4, %r4, %r5;\nst.global.u32 [%d9], %r4;"  # fmt: skip
+    (out,) = run(ptx.kernel(body), 32, threads=32)
+    for lane in range(32):
+        segment = lane // width * width
+        source = {"up": lane - by, "down": lane + by, "bfly": lane ^ by, "idx": segment + by % width}[mode]
+        inside = segment <= source < segment + width
+        assert out[lane] == 10 * (source if inside else lane) + inside
+
+
+def test_registers_are_packed_low_first_and_narrow_loads_are_extended():
+    body = f"""{MINE}
+    mov.b64 %d10, {{%r0, 5}};
+    shr.u64 %d11, %d10, 32;
+    cvt.u32.u64 %r1, %d11;
+    mov.b64 {{%r2, %r3}}, %d10;
+    sub.u32 %r4, %r2, %r3;
+    add.u32 %r4, %r4, %r1;
+    ld.global.s8 %r5, [%d0];
+    ld.global.u8 %r6, [%d0];
+    sub.u32 %r5, %r6, %r5;
+    add.u32 %r4, %r4, %r5;
+    bar.sync 0;
+    st.global.u32 [%d9], %r4;"""
+    (out,) = run(ptx.kernel(body), np.full(64, 0xFF, np.uint32))
+    assert (out == np.arange(64) + 256).all()
+
+
+def test_memory_that_is_allocated_again_is_unwritten():
+    device = ptxsim.Device(bytes=16 << 20)
+    held = device.array(np.zeros(64, np.uint32))
+    held.free()
+    device.memory.allocate(held.pointer, held.bytes)
+    with pytest.raises(hazards.UninitialisedHazard):
+        device.launch(ptx.kernel(f"{MINE}ld.global.u32 %r5, [%d9];"), "k", (1,), (64,), [held])
+
+
 def test_processes_share_the_grid_and_what_they_find():
     body = (
         "mov.u32 %r1, %ctaid.x;\nmov.u32 %r2, %ntid.x;\nmad.lo.u32 %r0, %r1, %r2, %r0;\n" + MINE + "st.global.u32 [%d9], %r0;"
     )
     (out,) = run(ptx.kernel(body), 640, grid=10, jobs=2)
     assert (out == np.arange(640)).all()
+    device = ptxsim.Device(bytes=16 << 20)
+    counts = [device.launch(ptx.kernel(body), "k", (10,), (64,), [device.empty(640)], jobs=jobs) for jobs in (1, 2, 3)]
+    assert len(set(counts)) == 1
     found = refused(hazards.BoundsHazard, ptx.kernel(body), 639, grid=10, jobs=2)
     assert (found.place.cta, found.place.thread) == ((9, 0, 0), (63, 0, 0)) and found.address is not None
 
