@@ -104,6 +104,9 @@ def test_one_warp_needs_a_sync_too():
          hazards.UninitialisedHazard, "8 bytes"),
         ("ld.local.u32 %r5, [depot+4];", hazards.UninitialisedHazard, "local memory"),
         ("ld.local.u32 %r5, [depot+16];", hazards.BoundsHazard, "of 16"),
+        ("setp.eq.u32 %p1, %r0, 0;\n@%p1 st.shared.u32 [even+8], %r0;", hazards.BoundsHazard, "8 bytes into even, which has 8"),
+        (f"{SLOT}setp.lt.u32 %p1, %r0, 63;\n@%p1 st.shared.u32 [%r9], %r0;\nbar.sync 0;\nld.shared.u32 %r5, [%r9];",
+         hazards.UninitialisedHazard, "252 bytes into tile"),
         ("trap;", hazards.TrapHazard, "trap"),
         ("setp.eq.u32 %p1, %r0, 7;\n@%p1 bar.sync 0;", hazards.DeadlockHazard, "63 threads have left"),
         ("bar.arrive 1, 96;", hazards.DivergenceHazard, "ended with 64 of 96"),
@@ -122,7 +125,7 @@ def test_one_warp_needs_a_sync_too():
 def test_hazards(seed, body, kind, says):
     module = ptx.kernel(
         f"mov.u64 %d20, 16;\n{body}",
-        variables=".shared .align 8 .b8 odd[12];\n.shared .align 8 .b32 tile[64];\n.local .align 8 .b8 depot[16];",
+        variables=".shared .align 8 .b8 even[8];\n.shared .align 8 .b8 odd[12];\n.shared .align 8 .b32 tile[64];\n.local .align 8 .b8 depot[16];",
     )
     found = refused(kind, module, np.zeros(64, np.uint32), seed=seed, budget=100_000)
     assert says in found.message
