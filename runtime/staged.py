@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from treadle.errors import ArgumentError, DeviceError
+from treadle.errors import ArgumentError, BundleError, DeviceError
 from treadle.runtime import cuda
 from treadle.runtime.bundle import Bundle
 from treadle.runtime.devices import code_for
@@ -32,6 +32,14 @@ class StagedSession(Session):
 
     def __init__(self, bundle: Bundle, device: str) -> None:
         code_for(bundle, device)
+        ptx = f"sources/{device.partition(':')[2]}.ptx"
+        if not (bundle.path / ptx).is_file():
+            raise BundleError(
+                f"bundle {bundle.path}: has no PTX, which device {device} runs",
+                given=f"no {ptx}",
+                expected="the bundle as it was written",
+                hint=f"Copy the bundle again, or rebuild it with `treadle compile ... -o {bundle.path}`.",
+            )
         super().__init__(bundle, "cuda:0")
         self.device = device
         self._host = {entry.name: Signature(entry, bundle.manifest.dims) for entry in bundle.manifest.entries}

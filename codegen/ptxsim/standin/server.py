@@ -49,7 +49,7 @@ class Server:
             return f"{_CODES.get(type(hazard), _FAILURE)} 1\n{type(hazard).__name__}: {hazard}"
         except UnknownNameError as wrong:
             return f"{_NO_SYMBOL} 0\n{wrong}"
-        except OSError as wrong:
+        except FileNotFoundError as wrong:
             return f"{_NO_FILE} 0\n{wrong}"
         except TreadleError as wrong:
             code = _INVALID_VALUE if isinstance(wrong, ValueError) else _INVALID_PTX

@@ -47,8 +47,8 @@ void locate(Kernel& kernel, const Library& library) {
   kernel.refused = best ? cudaSuccess : cudaErrorNoKernelImageForDevice;
   if (!best || !kernel.ptx.empty() || !fact("run")) return;
   const std::string name = "sm_" + std::to_string(best->number) + (best->suffix ? std::string(1, best->suffix) : "") + ".ptx";
-  const size_t slash = library.file.rfind('/'), dot = library.file.rfind('.');
-  const std::string in_bundle = library.file.substr(0, slash) + "/../sources/" + name;
+  const size_t slash = library.file.rfind('/') + 1, dot = library.file.find('.', slash);
+  const std::string in_bundle = library.file.substr(0, slash) + "../sources/" + name;
   const std::string beside = library.file.substr(0, dot) + "." + name;
   kernel.ptx = access(in_bundle.c_str(), R_OK) == 0 ? in_bundle : access(beside.c_str(), R_OK) == 0 ? beside : "";
   if (kernel.ptx.empty()) kernel.trouble = "no PTX of " + library.file + ": neither " + in_bundle + " nor " + beside + " is there";
