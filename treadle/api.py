@@ -14,8 +14,8 @@ from treadle.ir import build as build_program
 from treadle.ir.graph import Graph, single
 from treadle.kernel import Kernel
 from treadle.runtime.bundle import Bundle
-from treadle.runtime.session import Session
 from treadle.schedules.target import Target
+from treadle.sessions import load
 
 Dims = Mapping[str, "int | tuple[int, int]"]
 
@@ -30,8 +30,8 @@ def compile_graph(
     progress: Callable[[str], None] = lambda _: None,
     waive: Collection[str] = (),
 ) -> bundle.Report:
-    """Compile a Graph into a bundle folder and say what was done."""
-    goal = Target.parse(target)
+    """Compile a Graph into a bundle folder and say what was done. What ptx:ARCH runs is the bundle for cuda:ARCH."""
+    goal = Target.parse(target).code
     if isinstance(given, (str, os.PathLike)):
         given = weights.read(Path(given))
     arrays = weights.draw(graph, seed) if given is None else weights.check(graph, given)
@@ -68,8 +68,9 @@ def compile(
     graph = single(build_program(what, dtype, attrs, dims))
     points = {what: point} if point else {}
     goal = Target.parse(target)
+    device = goal.name if goal.kind == "ptx" else goal.kind
     if out is not None:
         compile_graph(graph, target, out, points=points, waive=waive)
-        return Kernel(Session(Bundle.open(out), goal.kind), ExitStack())
+        return Kernel(load(out, device), ExitStack())
     keep = ExitStack()
-    return Kernel(Session(Bundle.open(bundle.cached_kernel(graph, goal, points, keep, waive)), goal.kind), keep)
+    return Kernel(load(bundle.cached_kernel(graph, goal.code, points, keep, waive), device), keep)

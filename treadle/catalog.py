@@ -48,7 +48,8 @@ def schedules(definition: Definition, target: str) -> list[dict[str, Any]]:
                 space.name,
                 {
                     "name": space.name,
-                    "state": _state(space.module, goal),
+                    "state": _state(goal),
+                    "by": _checked_by(space.module, goal),
                     "default_for": 0,
                     "doc": " ".join((space.module.__doc__ or "").split()).partition(". ")[0].rstrip("."),
                     "knobs": describe(space.module.Knobs),
@@ -58,16 +59,21 @@ def schedules(definition: Definition, target: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _state(schedule: Any, target: Target) -> str:
+def _state(target: Target) -> str:
     """How far a schedule is trusted: `treadle check` holds every one against the oracles, but on this machine's CPU.
 
     proven      it runs on the target itself
-    emulated    it runs with its threads made serial; no GPU has run it
-    compiled    it cannot be made serial, so that nothing but the compiler has seen it
+    emulated    what nvcc made of it runs in the PTX machine, and most also with their threads made serial; no GPU has run it
     """
+    return "proven" if target.kind == "cpu" else "emulated"
+
+
+def _checked_by(schedule: Any, target: Target) -> list[str]:
+    """The targets of `treadle check` that run it."""
     if target.kind == "cpu":
-        return "proven"
-    return "emulated" if schedule.SERIAL else "compiled"
+        return [target.name]
+    (arch,) = (gpu.arch for gpu in target.gpus)
+    return [*([f"emulate:{arch}"] if schedule.SERIAL else []), f"ptx:{arch}"]
 
 
 def describe_program(program: Program) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ from treadle.schedules.target import Target
 #: hundredth of one: more cases per kernel than kernels find more.
 KERNELS = 18
 #: The same for the PTX machine, whose kernels nvcc compiles, and the part of a case's work that it is given.
-PTX_KERNELS, PTX_PART = 6, 8
+PTX_KERNELS, PTX_PART = 4, 8
 #: Elements of a result compared at least: the tolerance weighs our worst rounding error against the float32 oracle's worst,
 #: and for a handful of elements that would be one chance against another.
 ENOUGH = 256
@@ -101,7 +102,10 @@ def sweep(
         if name not in known:
             raise UnknownNameError.unknown("program", name, known)
     chosen = [known[n] for n in names or known]
-    drawn, part = (PTX_KERNELS, PTX_PART) if goal.kind == "ptx" else (KERNELS, 1)
+    drawn, part = KERNELS, 1
+    if goal.kind == "ptx":
+        drawn, part = PTX_KERNELS, PTX_PART
+        os.environ.setdefault("TREADLE_PTX_SEED", str(seed))  # the order of warps is drawn like everything else
     kernels: dict[str, list[Lowered]] = {}
     for d in chosen:
         progress(f"scheduling {d.name}")
