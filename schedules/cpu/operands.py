@@ -119,6 +119,8 @@ def _is_sum(reduce: tirx.Reduce) -> bool:
 
 def _reads_itself(result: te.Tensor, total: te.Tensor) -> bool:
     """Whether every element of the result reads the sum of the same index, and those sums cover it."""
+    if len(total.shape) != len(result.shape):
+        return False
     seen: list[bool] = []
 
     def note(tensor: te.Tensor, where: Sequence[Expr]) -> Expr:
@@ -127,7 +129,7 @@ def _reads_itself(result: te.Tensor, total: te.Tensor) -> bool:
         return tirx.const(0, tensor.dtype)
 
     value(result, [a.var for a in result.op.axis], note)
-    return len(total.shape) == len(result.shape) and all(seen)
+    return all(seen)
 
 
 def product(sizes) -> Expr:

@@ -32,7 +32,7 @@ class Knobs:
 
 
 def applies(program: Program) -> bool:
-    return program.scan is None
+    return program.scan is None and len(program.results) == 1
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:

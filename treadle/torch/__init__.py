@@ -19,6 +19,7 @@ except ModuleNotFoundError:
     ) from None
 
 from treadle.torch.gates import gspn_gates
+from treadle.torch.norm import rms_norm_fn, rmsnorm_fn
 from treadle.torch.scan import gspn_scan
 
-__all__ = ["gspn_gates", "gspn_scan"]
+__all__ = ["gspn_gates", "gspn_scan", "rms_norm_fn", "rmsnorm_fn"]

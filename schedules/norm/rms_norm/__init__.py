@@ -1,0 +1,3 @@
+"""CUDA schedules of norm.rms_norm."""
+
+ORDER = ("row_teams",)

@@ -1,0 +1,3 @@
+"""CUDA schedules of norm.rms_norm_gated."""
+
+ORDER = ("row_teams",)

@@ -1,0 +1,111 @@
+"""The RMS norms, forward and backward: both schedules against the oracles, mistakes planted in them, and the compiler's report."""
+
+from contextlib import ExitStack
+
+import pytest
+import tvm_ffi
+from tvm import tirx
+
+from treadle.batch import compile_many
+from treadle.check import held, sweep
+from treadle.codegen import cuda as codegen
+from treadle.codegen import nvcc, ptxas
+from treadle.codegen.lower import Lowered, lower
+from treadle.errors import ToolchainError
+from treadle.ir import build
+from treadle.schedules.norm import row_teams
+from treadle.schedules.row_family import FAMILY
+from treadle.schedules.target import Target
+
+NAMES = [f"{name}{adjoint}" for name in FAMILY for adjoint in ("", "_adjoint")]
+CPU, EMULATED = Target.parse("cpu"), Target.parse("emulate:sm_90a")
+#: Rows that are no multiple of a block's, features that are none of a vector's.
+SIZES = {"R": 21, "C": 37}, {"R": 21, "G": 2, "S": 37}
+
+
+def mismatched(program, func, target=CPU):
+    """Whether the check finds a function out of tolerance."""
+    kernel = Lowered(program, "mutant", row_teams.Knobs(), func)
+    with ExitStack() as keep:
+        function = compile_many([kernel], target, keep, lambda _: None)[id(kernel)]
+        return any(held(kernel, function, seed=0, case=case)[1] for case in range(3))
+
+
+def bound(name, **attrs):
+    return build(name, "float32", attrs, SIZES["gated" in name])
+
+
+@pytest.mark.parametrize("target", ["cpu", "emulate:sm_90a"])
+def test_random_cases_equal_the_oracles(target):
+    for outcome in sweep(NAMES, target, cases=2, seed=7):
+        assert not outcome.mismatches, outcome
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["cpu", "emulate:sm_90a"])
+def test_many_random_cases_equal_the_oracles(target):
+    for outcome in sweep(NAMES, target, cases=500 if target == "cpu" else 100):
+        assert not outcome.mismatches, outcome
+
+
+def without_rest(loop):
+    """Sums stop at the last whole vector."""
+    if not (isinstance(loop.extent, tirx.IntImm) and loop.extent.value == 37 % 16):
+        return loop
+    return tirx.For(loop.loop_var, loop.min, tirx.const(0, "int64"), loop.kind, loop.body)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dropped_tail_is_caught(name):
+    program = bound(name)
+    func = lower(program, CPU).func
+    assert not mismatched(program, func)
+    assert mismatched(program, tvm_ffi.structural_map(func, (tirx.For, without_rest)))
+
+
+@pytest.mark.parametrize("name", ["norm.rms_norm_gated", "norm.rms_norm_gated_adjoint"])
+def test_the_other_order_of_gate_and_norm_is_caught(name):
+    program, other = (bound(name, norm_before_gate=before) for before in (False, True))
+    renamed = lower(other, CPU).func.with_attr("global_symbol", program.symbol)
+    assert mismatched(program, renamed)
+
+
+@pytest.mark.parametrize("name", ["norm.rms_norm", "norm.add_rms_norm_adjoint"])
+def test_a_lost_share_of_a_sum_is_caught(name, monkeypatch):
+    program = bound(name)
+    assert not mismatched(program, lower(program, EMULATED).func)
+    whole = row_teams._Totals._add
+    lost = staticmethod(lambda into, words, slot, first, count, stride: whole(into, words, slot, first, count - 1, stride))
+    monkeypatch.setattr(row_teams._Totals, "_add", lost)
+    assert mismatched(program, lower(program, EMULATED).func)
+
+
+def test_a_part_of_the_wrong_rows_is_caught(monkeypatch):
+    program = bound("norm.rms_norm_adjoint")
+    monkeypatch.setattr(row_teams._Block, "_row", lambda self, here: self.block * (self.tile - 1) + here)
+    assert mismatched(program, lower(program, EMULATED).func)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_illegal_points_are_refused_with_a_sentence(name):
+    program = build(name, "bfloat16")
+    reasons = row_teams.legal(program, EMULATED, row_teams.Knobs(across=1024, rows=16))
+    assert reasons and all(len(r.split()) > 5 for r in reasons)
+
+
+def test_compiled_for_hopper_without_spills_and_with_wide_accesses():
+    try:
+        nvcc.find()
+    except ToolchainError as missing:
+        pytest.skip(str(missing))
+    target = Target.parse("cuda:sm_90a")
+    programs = [
+        build("norm.rms_norm_gated_adjoint", "bfloat16"),
+        build("norm.add_rms_norm", "bfloat16", {"residual": "float32"}),
+    ]
+    made = codegen.assemble([lower(p, target) for p in programs], target)
+    ptxas.refuse_spills(made.usage, made.kernels)
+    for kernel in made.kernels:
+        text = made.entry("sm_90a", kernel.name)
+        assert "ld.global.nc.v4" in text or "ld.global.v4" in text
+        assert "st.global.v4" in text
