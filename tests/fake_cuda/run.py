@@ -6,6 +6,7 @@ is told to run no kernel: what is tested here is loading, dispatch, order, strea
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from treadle.schedules.target import Target
 
 HERE = Path(__file__).parent
 TARGET = Target.parse("cuda:sm_90a")
+#: Kernels do not run, calls are logged, and what fills a GPU fits: memory costs nothing while nobody touches it.
+FACTS = {"run": 0, "log": 1, "memory": 80}
 
 
 def small_graph() -> Graph:
@@ -39,8 +42,10 @@ def small_graph() -> Graph:
 
 
 def stand_in(folder: Path) -> dict[str, str]:
-    """The environment of a process that finds the stand-in before any other CUDA library, and whose kernels do not run."""
-    found = standin.environment(run=0, log=1, memory=80)  # what fills a GPU fits, and costs nothing while nobody touches it
+    """Copies the stand-in into a folder; the environment of a process that finds it before any other CUDA library."""
+    for library in standin.folder().glob("lib*"):
+        shutil.copy2(library, folder)
+    found = standin.environment(**FACTS)
     hidden = {k: v for k, v in found.items() if k not in ("CUDA_VISIBLE_DEVICES", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
     return hidden | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
 

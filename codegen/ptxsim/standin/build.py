@@ -1,4 +1,4 @@
-"""Compiles the stand-in: libcudart.so.13, which holds everything, and libcuda.so.1, which is empty and needs it."""
+"""Compiles the stand-in: libcuda.so.1, which holds everything, and libcudart.so.13, which is empty and needs it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def _compile(texts: dict[str, bytes], into: Path) -> None:
     include = [f"-isystem{nvcc.find().include}", f'-DTREADLE_PYTHON="{sys.executable}"']
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: _run([*_FLAGS, *include, "-c", name, "-o", f"{name}.o"], into), units))
-    _run([*_LINK, *objects, "-Wl,--version-script=versions", f"-Wl,-soname,{RUNTIME}", "-pthread", "-ldl", "-o", RUNTIME], into)
-    _run([*_LINK, f"-Wl,-soname,{DRIVER}", "-Wl,--no-as-needed", f"./{RUNTIME}", "-o", DRIVER], into)
+    link = [*_LINK, "-Wl,--version-script=versions"]
+    _run([*link, *objects, f"-Wl,-soname,{DRIVER}", "-pthread", "-ldl", "-o", DRIVER], into)
+    _run([*link, f"-Wl,-soname,{RUNTIME}", "-Wl,--no-as-needed", f"./{DRIVER}", "-o", RUNTIME], into)
     for name in (*texts, *objects, "versions"):
         (into / name).unlink()
 

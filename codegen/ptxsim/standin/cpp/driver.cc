@@ -1,4 +1,4 @@
-// The driver's entry points. libcuda.so.1 is an empty library that needs libcudart.so.13, where these are.
+// The driver's entry points.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
