@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -112,10 +113,14 @@ def _compile(
         lowered.append(lower.lower(program, target, space, space.point(points.get(program.name))))
 
     cuda_target = target.kind == "cuda"
-    files = {
+    described = {
         mf.FILE: manifest(graph, target).to_json(),
         "plan.json": json.dumps(planned.to_json(), indent=1, sort_keys=True) + "\n",
-        "sources/host.cc": host_source(planned, "cuda" if cuda_target else "cpu"),
+    }
+    digests = (hashlib.sha256(text.encode()).hexdigest() for text in described.values())
+    files = {
+        **described,
+        "sources/host.cc": host_source(planned, "cuda" if cuda_target else "cpu", *digests),
         "sources/kernels.tir.py": "\n".join(k.func.script(show_meta=True) for k in lowered),
         "reports/kernels.json": json.dumps([describe(k) for k in lowered], indent=1, sort_keys=True) + "\n",
     }

@@ -20,11 +20,16 @@ from treadle.ir import dims as dm
 from treadle.ir.graph import Node, Value
 
 _STEPS = 8
+#: What a library offers to callers without an allocator of their own.
+_DEVICE_MEMORY = {"cpu": (), "cuda": ("device_new", "device_free", "device_copy")}
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "/", ast.Mod: "%"}
 
 
-def host_source(plan: Plan, kind: str = "cpu") -> str:
-    """The translation unit of a bundle's library beside its kernels; `kind` is where its memory lives, cpu or cuda."""
+def host_source(plan: Plan, kind: str, manifest_digest: str, plan_digest: str) -> str:
+    """The translation unit of a bundle's library beside its kernels; `kind` is where its memory lives, cpu or cuda.
+
+    The digests of manifest.json and plan.json are in it, so that no other manifest or plan is ever taken for the library's.
+    """
     kernels = sorted({n.program.symbol for n in plan.nodes})
     count = 1 + len(plan.graph.inputs) + len(plan.graph.outputs)
     call = "treadle::{}<Memory>(args, count{})".format
@@ -39,6 +44,8 @@ def host_source(plan: Plan, kind: str = "cpu") -> str:
         *(f"TREADLE_KERNEL({k});" for k in kernels),
         "",
         "TREADLE_EXPORT int treadle_abi_version() { return treadle::kAbiVersion; }",
+        f'TREADLE_EXPORT const char* treadle_manifest_digest() {{ return "{manifest_digest}"; }}',
+        f'TREADLE_EXPORT const char* treadle_plan_digest() {{ return "{plan_digest}"; }}',
         "",
         "namespace {",
         *_steps(plan),
@@ -48,6 +55,7 @@ def host_source(plan: Plan, kind: str = "cpu") -> str:
         *_function("treadle_session_clone", [f"return {call('session_clone', ', result')};"]),
         *_function("treadle_session_free", [f"return {call('session_free', '')};"]),
         *_function("treadle_arena_bytes", [f"return {call('arena_bytes', ', result')};"]),
+        *(line for name in _DEVICE_MEMORY[kind] for line in _function(f"treadle_{name}", [f"return treadle::{name}(args, count, result);"])),
         *_function(f"treadle_run_{ENTRY}", _body(plan, count)),
     ]
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import tvm_ffi
@@ -13,14 +14,14 @@ from treadle import errors
 from treadle.errors import ArgumentError, BundleError, DeviceError, TreadleError
 
 #: What this runtime speaks; `kAbiVersion` in cpp/host.h.
-ABI = 1
+ABI = 2
 
 _lock = threading.Lock()
 _loaded: dict[str, list[str]] = {}  # path -> digests loaded from it, in order
 
 
-def load_library(file: Path, digest: str) -> tvm_ffi.Module:
-    """The library in `file`, whose bytes have the given digest.
+def load_library(file: Path, digest: str, made_for: Mapping[str, str] | None = None) -> tvm_ffi.Module:
+    """The library in `file`, whose bytes have the given digest; made for files (``manifest``, ``plan``) of these digests.
 
     dlopen recognises a library by the spelling of its path, so after a bundle has been
     compiled again in place it would hand back the old code.  Each new content is
@@ -35,6 +36,8 @@ def load_library(file: Path, digest: str) -> tvm_ffi.Module:
         plain = ctypes.CDLL(spelling)
         try:
             _check_abi(plain, file)
+            for name, wanted in (made_for or {}).items():
+                _check_made_for(plain, name, wanted, file)
             # Functions keep their module alive, so it is unloaded with the last Session.
             return tvm_ffi.load_module(spelling, keep_module_alive=False)
         finally:
@@ -58,6 +61,22 @@ def _check_abi(library: ctypes.CDLL, file: Path) -> None:
             given=f"version {given}",
             expected=f"version {ABI}",
             hint=f"Compile the bundle again with this release: `treadle compile ... -o {file.parent.parent}`.",
+        )
+
+
+def _check_made_for(library: ctypes.CDLL, name: str, wanted: str, file: Path) -> None:
+    """The library is manifest and plan compiled: beside others it would read or write past a tensor's end."""
+    tell = getattr(library, f"treadle_{name}_digest", None)
+    given = "none"
+    if tell is not None:
+        tell.restype = ctypes.c_char_p
+        given = (tell() or b"none").decode("ascii", "replace")
+    if given != wanted:
+        raise BundleError(
+            f"{file}: the library was made for another {name}.json",
+            given=f"sha256 {given[:12]}...",
+            expected=f"{wanted[:12]}...",
+            hint=f"Copy the bundle again, or rebuild it with `treadle compile ... -o {file.parent.parent}`.",
         )
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import tvm_ffi
 
 from treadle.errors import ArgumentError, DeviceError, UnknownNameError
+from treadle.runtime import manifest as manifest_
 from treadle.runtime import stream as streams
-from treadle.runtime.bundle import Bundle
+from treadle.runtime.bundle import PLAN, Bundle
 from treadle.runtime.devices import check_device, cuda_index, library_for
 from treadle.runtime.library import function, load_library, restated
 from treadle.runtime.manifest import Entry, Manifest
@@ -59,7 +60,9 @@ class Session:
         for entry in bundle.manifest.entries:
             read_plan(plan, entry, bundle.manifest)
         file = bundle.path / library.file
-        module = load_library(file, bundle.sums[library.file].digest)
+        sums = bundle.sums
+        made_for = {"manifest": sums[manifest_.FILE].digest, "plan": sums[PLAN].digest}
+        module = load_library(file, sums[library.file].digest, made_for)
         new = function(module, "treadle_session_new", file)
         self._free = function(module, "treadle_session_free", file)
         self._clone = function(module, "treadle_session_clone", file)

@@ -6,7 +6,9 @@
 //   treadle_session_clone(pointer) -> pointer       a session with an arena of its own over the same weights
 //   treadle_session_free(pointer)                   treadle_arena_bytes(pointer) -> int
 //   treadle_run_<entry>(pointer, inputs..., outputs...)
-// every kernel under its own name, and the plain C symbol treadle_abi_version.
+// on CUDA those of device_memory.h, and every kernel under its own name. As plain C functions:
+//   treadle_abi_version() -> int
+//   treadle_manifest_digest(), treadle_plan_digest() -> const char*    the SHA-256 of the files that it was made for
 #pragma once
 
 #include <tvm/ffi/c_api.h>
@@ -22,7 +24,7 @@
 
 namespace treadle {
 
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 constexpr int64_t kAlign = 256;
 
 inline int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda_device.h"
+#include "device_memory.h"
 #include "session.h"
 
 namespace treadle {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -61,7 +62,7 @@ PLAN = {
 
 
 def _compile_library(output: Path, *flags: str) -> None:
-    """g++ tiny.cc and the pool into one library, the way codegen links."""
+    """g++ tiny.cc and the pool into one library, the way codegen links, for the bundle that `output` lies in."""
     includes = [f"-I{path}" for path in (libinfo.find_include_path(), libinfo.find_dlpack_include_path())]
     options = [
         "-std=c++17",
@@ -74,6 +75,9 @@ def _compile_library(output: Path, *flags: str) -> None:
         "-Werror",
         "-pthread",
     ]
+    for name in ("manifest", "plan"):
+        digest = hashlib.sha256((output.parents[1] / f"{name}.json").read_bytes()).hexdigest()
+        options.append(f'-D{name.upper()}_DIGEST="{digest}"')
     sources = [str(HERE / "tiny.cc"), str(POOL)]
     subprocess.run([settings.cxx, *options, *includes, *flags, *sources, "-o", str(output)], check=True)
 
@@ -83,10 +87,10 @@ def tiny_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle, built once; tests that change it take `tiny` instead."""
     root = tmp_path_factory.mktemp("bundles") / "tiny.treadle"
     (root / "lib").mkdir(parents=True)
-    _compile_library(root / "lib" / "cpu.so")
     save_file({"gain": GAIN}, root / "weights.safetensors")
     (root / "manifest.json").write_text(MANIFEST.to_json())
     (root / "plan.json").write_text(json.dumps(PLAN))
+    _compile_library(root / "lib" / "cpu.so")
     write_sums(root)
     return root
 

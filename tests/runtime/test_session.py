@@ -156,11 +156,23 @@ def test_a_library_that_is_none(tiny: Path) -> None:
         load(tiny)
 
 
-def test_a_library_that_lacks_an_entry(tiny: Path) -> None:
+def test_a_library_that_lacks_an_entry(tiny: Path, compile_library: Callable[..., None]) -> None:
     for file, old, new in (("manifest.json", '"name": "main"', '"name": "other"'), ("plan.json", '"main":', '"other":')):
         (tiny / file).write_text((tiny / file).read_text().replace(old, new))
+    compile_library(tiny / "lib" / "cpu.so")
     write_sums(tiny)
     with pytest.raises(BundleError, match="does not export treadle_run_other"):
+        load(tiny)
+
+
+@pytest.mark.parametrize(("file", "old", "new"), [("manifest", '"hi": 64', '"hi": 65'), ("plan", "N*4*4", "N*4*5")])
+def test_a_library_beside_another_manifest_or_plan(tiny: Path, file: str, old: str, new: str) -> None:
+    """Each well-formed, and SHA256SUMS written anew over it: only the library knows what it was made for."""
+    text = (tiny / f"{file}.json").read_text()
+    assert old in text
+    (tiny / f"{file}.json").write_text(text.replace(old, new))
+    write_sums(tiny)
+    with pytest.raises(BundleError, match=rf"cpu.so: the library was made for another {file}.json: given sha256 [0-9a-f]+"):
         load(tiny)
 
 
@@ -169,7 +181,7 @@ def test_a_library_of_another_abi(tiny: Path, compile_library: Callable[..., Non
     assert f"kAbiVersion = {library.ABI};" in header
     compile_library(tiny / "lib" / "cpu.so", "-DABI=7")
     write_sums(tiny)
-    with pytest.raises(BundleError, match="speaks another ABI than this runtime: given version 7, expected version 1"):
+    with pytest.raises(BundleError, match="speaks another ABI than this runtime: given version 7, expected version 2"):
         load(tiny)
 
 

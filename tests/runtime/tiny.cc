@@ -75,9 +75,11 @@ int Sum(const float* a, float* total, int64_t n, int64_t c, bool fail) {
       void*, const TVMFFIAny* args, int32_t count, TVMFFIAny* result)
 
 #ifndef ABI
-#define ABI 1
+#define ABI 2
 #endif
 extern "C" __attribute__((visibility("default"))) int treadle_abi_version() { return ABI; }
+extern "C" __attribute__((visibility("default"))) const char* treadle_manifest_digest() { return MANIFEST_DIGEST; }
+extern "C" __attribute__((visibility("default"))) const char* treadle_plan_digest() { return PLAN_DIGEST; }
 
 ENTRY(treadle_session_new) {
   if (count != 1) {

@@ -1,4 +1,4 @@
-// A bundle's shared library: opened, its ABI checked, its functions called.
+// A bundle's shared library: opened, its ABI and what it was made for checked, its functions called.
 #pragma once
 
 #include <dlfcn.h>
@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bundle.h"
@@ -19,7 +20,7 @@ namespace treadle {
 
 class Library {
  public:
-  static constexpr int kAbiVersion = 1;
+  static constexpr int kAbiVersion = 2;
 
   using Function = int (*)(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);
 
@@ -29,16 +30,18 @@ class Library {
     if (!handle_)
       throw Error("BundleError", file_.string() + ": the system cannot load this library", dlerror(), "a shared library for this system",
                   "Compile the bundle again on this system: `" + rebuild);
-    const auto abi = reinterpret_cast<int (*)()>(dlsym(handle_, "treadle_abi_version"));
-    if (const int found = abi ? abi() : 0; found != kAbiVersion) {
+    try {
+      check(bundle, rebuild);
+    } catch (const Error&) {
       dlclose(handle_);
-      throw Error("BundleError", file_.string() + ": the library has another ABI than this runtime", "version " + std::to_string(found),
-                  "version " + std::to_string(kAbiVersion), "Compile the bundle again with this release: `" + rebuild);
+      throw;
     }
   }
   ~Library() { dlclose(handle_); }
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
+
+  const Ffi& ffi() const { return ffi_; }
 
   Function function(const std::string& name) const {
     if (void* found = dlsym(handle_, ("__tvm_ffi_" + name).c_str())) return reinterpret_cast<Function>(found);
@@ -53,6 +56,21 @@ class Library {
   }
 
  private:
+  void check(const Bundle& bundle, const std::string& rebuild) const {
+    const auto abi = reinterpret_cast<int (*)()>(dlsym(handle_, "treadle_abi_version"));
+    if (const int found = abi ? abi() : 0; found != kAbiVersion)
+      throw Error("BundleError", file_.string() + ": the library has another ABI than this runtime", "version " + std::to_string(found),
+                  "version " + std::to_string(kAbiVersion), "Compile the bundle again with this release: `" + rebuild);
+    // It is manifest and plan compiled: beside others it would read or write past a tensor's end.
+    for (const auto& [file, symbol] : {std::pair{"manifest.json", "treadle_manifest_digest"}, {"plan.json", "treadle_plan_digest"}}) {
+      const auto tell = reinterpret_cast<const char* (*)()>(dlsym(handle_, symbol));
+      const std::string given = tell ? tell() : "none", &wanted = bundle.sums().at(file).digest;
+      if (given != wanted)
+        throw Error("BundleError", file_.string() + ": the library was made for another " + file, "sha256 " + given.substr(0, 12) + "...",
+                    wanted.substr(0, 12) + "...", "Copy the bundle again, or rebuild it with `" + rebuild);
+    }
+  }
+
   // dlopen recognises a library by the spelling of its path, so after a bundle has been compiled again in place it would hand
   // back the old code. Each new content is opened under a spelling of its own: lib/./cpu.so, lib/././cpu.so, ...
   static std::string spelling(const std::filesystem::path& file, const std::string& digest) {
