@@ -50,6 +50,9 @@ int main(int, char** argv) {
       {"overlap", [&] { into({{"features", f}, {"pooled", Tensor(image.data() + 100, {1, 192})}}); }},
       {"shape", [&] { Tensor(DLTensor{nullptr, {kDLCPU, 0}, 3, {2, 32, 1}, nullptr, nullptr, 0}); }},
       {"element", [&] { session.run({{"image", good}}).at("pooled").as<double>(); }},
+      {"stream", [&] { session.run({{"image", good}}, treadle::Stream(nullptr)); }},
+      {"upload", [&] { session.upload(good, treadle::Stream(nullptr)); }},
+      {"no such device", [&] { treadle::Session(treadle::Bundle(argv[1]), "gpu:0"); }},
       {"cuda", [&] { treadle::Session(treadle::Bundle(argv[1]), DLDevice{kDLCUDA, 0}); }},
   };
   for (const auto& [name, call] : cases) {

@@ -96,7 +96,10 @@ WRONG = {
     "overlap": ("ArgumentError", "main: output 'pooled' shares memory with main: input 'image'", "", "separate memory: kernels read inputs while they write"),
     "shape": ("ArgumentError", "a DLTensor has no shape", "ndim 3", "ndim >= 0 and a shape"),
     "element": ("ArgumentError", "the array has another element type", "float64", "float32"),
-    "cuda": ("DeviceError", "sessions in C++ run on the CPU only", "cuda:0", "cpu"),
+    "stream": ("ArgumentError", "main: a stream is for CUDA sessions", "a stream", "none on cpu"),
+    "upload": ("ArgumentError", "upload is for CUDA sessions", "a session on cpu", "one on a CUDA device"),
+    "no such device": ("UnknownNameError", "unknown device", "'gpu:0'", "one of cpu, cuda:N"),
+    "cuda": ("ArchError", "has no library for device cuda:0", "targets cpu", "a cuda target"),
 }  # fmt: skip
 
 

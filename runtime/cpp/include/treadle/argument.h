@@ -22,8 +22,10 @@ using Arguments = std::vector<Named>;
 
 class Argument {
  public:
-  Argument(const std::string& entry, const char* role, const TensorSpec& spec)
-      : spec_(&spec), where_(entry + ": " + role + " '" + spec.name + "'") {}
+  // `device` is the session's, and `alignment` what it asks of every address, beside what the entry asks of each.
+  Argument(const std::string& entry, const char* role, const TensorSpec& spec, DLDevice device, int64_t alignment)
+      : spec_(&spec), where_(entry + ": " + role + " '" + spec.name + "'"), device_(device),
+        alignment_(std::max({spec.alignment, spec.dtype->bytes(), alignment})) {}
 
   const TensorSpec& spec() const { return *spec_; }
   const std::string& where() const { return where_; }
@@ -37,8 +39,9 @@ class Argument {
     if (t.shape().size() != spec_->shape.size())
       refuse("ArgumentError", "has the wrong rank", axes(t.shape().size()) + ", shape " + text(t.shape()),
              axes(spec_->shape.size()) + ", shape " + shape());
-    if (t.device().device_type != kDLCPU)
-      refuse("DeviceError", "is on another device than the session", text(t.device()), "cpu", "Copy it into host memory.");
+    if (!same(t.device(), device_))
+      refuse("DeviceError", "is on another device than the session", text(t.device()), text(device_),
+             device_.device_type == kDLCPU ? "Copy it into host memory." : "Copy it there, as Session::upload does for host memory.");
     int64_t bytes;
     if (!byte_size(t.shape(), want.bytes(), &bytes))
       refuse("BoundsError", "has an impossible size", "shape " + text(t.shape()), "sizes from 0, and fewer than 2**63 bytes");
@@ -48,10 +51,9 @@ class Argument {
              "Copy it into fresh memory.");
     if (!t.address()) refuse("ArgumentError", "has no data", "a null pointer", "the address of " + std::to_string(bytes) + " B");
     const auto address = reinterpret_cast<uintptr_t>(t.address());
-    const auto alignment = static_cast<uintptr_t>(std::max(spec_->alignment, want.bytes()));
-    if (address % alignment)
+    if (address % static_cast<uintptr_t>(alignment_))
       refuse("AlignmentError", "starts at an address the kernels cannot use", "an address aligned to " + std::to_string(address & -address) + " bytes",
-             "a multiple of " + std::to_string(alignment) + " bytes", "Copy it into fresh memory.");
+             "a multiple of " + std::to_string(alignment_) + " bytes", "Copy it into fresh memory.");
   }
 
   void check_size(const Tensor& t, size_t axis, int64_t want) const {
@@ -83,6 +85,8 @@ class Argument {
 
   const TensorSpec* spec_;
   std::string where_;
+  DLDevice device_;
+  int64_t alignment_;
 };
 
 }  // namespace treadle

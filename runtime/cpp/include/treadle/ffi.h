@@ -4,17 +4,16 @@
 #include <dlfcn.h>
 #include <tvm/ffi/c_api.h>
 
-#include <filesystem>
 #include <string>
 
+#include "dl.h"
 #include "error.h"
 
 namespace treadle {
 
 class Ffi {
  public:
-  // The one of this process. Looked for where the system looks (already loaded, the program's rpath, LD_LIBRARY_PATH), then
-  // beside the program. A failure is not remembered: the next call looks again.
+  // The one of this process. A failure is not remembered: the next call looks again.
   static const Ffi& get() {
     static const Ffi ffi;
     return ffi;
@@ -31,21 +30,25 @@ class Ffi {
     return Error(type_of(kind), where + ": " + message);
   }
 
+  // Makes `stream` the one that this thread's kernels of a device run on, and returns the one before.
+  void* exchange_stream(DLDevice device, void* stream) const {
+    void* before = nullptr;
+    if (set_stream_(device.device_type, device.device_id, stream, &before)) throw raised("the stream cannot be set");
+    return before;
+  }
+
  private:
   Ffi() : handle_(open()) {
     move_from_raised_ = symbol<decltype(move_from_raised_)>("TVMFFIErrorMoveFromRaised");
     dec_ref_ = symbol<decltype(dec_ref_)>("TVMFFIObjectDecRef");
+    set_stream_ = symbol<decltype(set_stream_)>("TVMFFIEnvSetStream");
   }
 
   static void* open() {
-    constexpr const char* name = "libtvm_ffi.so";
-    if (void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return handle;
-    const std::string why = dlerror();
-    std::error_code ignored;
-    const std::filesystem::path beside = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / name;
-    if (void* handle = dlopen(beside.c_str(), RTLD_NOW | RTLD_LOCAL)) return handle;
+    std::string why;
+    if (void* handle = dl::open("libtvm_ffi.so", RTLD_LOCAL, &why)) return handle;
     throw Error("ToolchainError", "libtvm_ffi.so, which every bundle's library needs, cannot be loaded", why,
-                "it on the program's rpath, in LD_LIBRARY_PATH, or in " + beside.parent_path().string(),
+                "it on the program's rpath, in LD_LIBRARY_PATH, or in " + dl::program_folder().string(),
                 "`pip install apache-tvm-ffi`, then copy what `python -m tvm_ffi.config --libfiles` prints beside the program.");
   }
 
@@ -68,6 +71,7 @@ class Ffi {
   void* handle_;
   void (*move_from_raised_)(TVMFFIObjectHandle*);
   int (*dec_ref_)(TVMFFIObjectHandle);
+  int (*set_stream_)(int32_t, int32_t, void*, void**);
 };
 
 }  // namespace treadle

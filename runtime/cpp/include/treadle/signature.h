@@ -22,10 +22,13 @@ struct Bound {
 
 class Signature {
  public:
+  static constexpr int64_t kCudaAlignment = 16;  // the widest load of CUDA kernels
+
   // Both must outlive the Signature.
-  Signature(const Entry& entry, const std::map<std::string, Dim>& dims) : name_(entry.name), dims_(&dims) {
-    for (const TensorSpec& spec : entry.inputs) inputs_.emplace_back(entry.name, "input", spec);
-    for (const TensorSpec& spec : entry.outputs) outputs_.emplace_back(entry.name, "output", spec);
+  Signature(const Entry& entry, const std::map<std::string, Dim>& dims, DLDevice device) : name_(entry.name), dims_(&dims) {
+    const int64_t alignment = device.device_type == kDLCUDA ? kCudaAlignment : 1;
+    for (const TensorSpec& spec : entry.inputs) inputs_.emplace_back(entry.name, "input", spec, device, alignment);
+    for (const TensorSpec& spec : entry.outputs) outputs_.emplace_back(entry.name, "output", spec, device, alignment);
   }
 
   const std::string& name() const { return name_; }
