@@ -9,7 +9,7 @@ from functools import lru_cache
 from treadle.codegen.ptxsim import declare
 from treadle.codegen.ptxsim.lexer import Cursor, Tokens, is_name
 from treadle.codegen.ptxsim.operands import Scope, named, operand, predicate
-from treadle.codegen.ptxsim.syntax import Function, Instr, Not, Operand, Reg, Sym, Variable, Vec
+from treadle.codegen.ptxsim.syntax import Function, Instr, Not, Operand, Reg, Source, Sym, Variable, Vec
 
 #: Declarations behind a label that only an indirect call needs, which is refused where one is made.
 _OF_INDIRECT_CALLS = (".callprototype", ".calltargets")
@@ -51,7 +51,7 @@ class Body:
 class _Statement:
     at: int
     scope: Scope
-    source: tuple[str, int] | None
+    source: Source | None
 
 
 class _Reader:
@@ -60,7 +60,8 @@ class _Reader:
         self.c = Cursor(body.tokens, body.at)
         self.scopes = 0
         self.scope = Scope(everywhere=body.everywhere)
-        self.source: tuple[str, int] | None = None
+        self.source: Source | None = None
+        self.inlined: dict[tuple[int, int, int], Source] = {}  # a place of inlined code, and who called it last
         self.registers: dict[str, str] = {}
         self.variables: list[Variable] = []
         self.labels: dict[str, int] = {}
@@ -147,21 +148,25 @@ class _Reader:
         c.expect(";")
 
     def _location(self) -> None:
-        """`.loc file line column`; of code inlined elsewhere, it is the inlined function's own, and where it went is left out."""
+        """`.loc file line column`; of inlined code also where it was called, itself perhaps inlined by a .loc before."""
         c, at = self.c, self.c.at
-        number, line, _ = c.integer(), c.integer(), c.integer()
-        if number not in self.files:
-            raise c.error("a .loc of a file that no .file names", at, given=number)
-        self.source = (self.files[number], line)
+        place = c.integer(), c.integer(), c.integer()
+        if place[0] not in self.files:
+            raise c.error("a .loc of a file that no .file names", at, given=place[0])
+        caller: Source | None = None
         while c.accept(","):
             if c.accept("function_name"):
                 c.word("a label of .debug_str")
                 if c.accept("+"):
                     c.integer()
             elif c.accept("inlined_at"):
-                c.integer(), c.integer(), c.integer()
+                called = c.integer(), c.integer(), c.integer()
+                if called[0] not in self.files:
+                    raise c.error("a .loc of a file that no .file names", at, given=called[0])
+                caller = self.inlined.get(called) or Source(self.files[called[0]], called[1])
             else:
                 raise c.unexpected("function_name or inlined_at")
+        self.source = self.inlined[place] = Source(self.files[place[0]], place[1], caller)
 
     def _label(self) -> None:
         c, at = self.c, self.c.at

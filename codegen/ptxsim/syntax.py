@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,17 @@ class Addr:
 Operand: TypeAlias = Reg | Imm | Sym | Not | Vec | Pair | Addr
 
 
+class Source(NamedTuple):
+    """A line of what nvcc compiled; of a function inlined elsewhere, `caller` is the line that called it."""
+
+    file: str
+    line: int
+    caller: Source | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" + (f", inlined at {self.caller}" if self.caller else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Instr:
     """One instruction: `@!%p add.rn.f32 ...` has opcode `add`, mods `("rn", "f32")`, guard `Not(Reg("%p"))`."""
@@ -72,7 +83,7 @@ class Instr:
     operands: tuple[Operand, ...]
     guard: Reg | Not | None = None
     line: int = 0  # in the PTX text, from 1
-    source: tuple[str, int] | None = None  # the .loc before it: file and line
+    source: Source | None = None  # the .loc before it
 
     @property
     def name(self) -> str:
@@ -82,7 +93,7 @@ class Instr:
     @property
     def where(self) -> str:
         """The line of the source where nvcc was asked for it (-lineinfo), else of the PTX."""
-        return f"{self.source[0]}:{self.source[1]}" if self.source else f"PTX line {self.line}"
+        return str(self.source) if self.source else f"PTX line {self.line}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import hashlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from treadle.codegen import nvcc, ptxsim
 FOLDER = Path(__file__).with_name("kernels")
 NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.cu")))
 _MARK = re.compile(r"\bbug (\d+)((?: [A-Z]\w+)+)")
-_ENTRY = re.compile(r"^\.visible \.entry (\w+)\(.*?^}\n", re.MULTILINE | re.DOTALL)
+_ENTRY = re.compile(r"^\.visible \.entry (\w+)\(.*?^}\n(?=\.|\t\.(?:file|section))", re.MULTILINE | re.DOTALL)
 
 
 def file(name: str, bug: int = 0) -> Path:
@@ -75,7 +75,12 @@ def compiled(name: str, bug: int = 0) -> str:
     return head(name, compiler.version) + text
 
 
-def recompile(names: Iterator[str] | tuple[str, ...] = NAMES) -> None:
+def code(text: str) -> str:
+    """Without the first line, and without debug sections: some of their names hold a digest of where the file lay."""
+    return text.partition("\n")[2].partition("\t.section")[0]
+
+
+def recompile(names: Sequence[str] = NAMES) -> None:
     """All PTX anew."""
     for name in names:
         for old in FOLDER.glob(f"ptx/{name}.*"):

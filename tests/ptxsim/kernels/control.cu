@@ -106,29 +106,23 @@ KERNEL hand_over(const int *x, int *y) {
   }
 }
 
-// bug 5: a barrier that only some of a warp's threads reach.
+// Weighted sums of three neighbours, the block's share of which lies in shared memory.
 KERNEL smooth(const int *x, int *y, int n) {
   __shared__ int line[130];
   int t = threadIdx.x, i = blockIdx.x * blockDim.x + t;
-#if BUG == 5
   if (i < n) {
     line[t + 1] = x[i];
     if (t == 0) line[0] = i ? x[i - 1] : 0;
     if (t == blockDim.x - 1 || i == n - 1) line[t + 2] = i < n - 1 ? x[i + 1] : 0;
-    __syncthreads();  // bug 5 DivergenceHazard DeadlockHazard
+#if BUG == 5
+    __syncthreads();  // bug 5 DivergenceHazard
     y[i] = line[t] + 2 * line[t + 1] + line[t + 2];
+  } else {
+    __syncthreads();  // bug 5 DivergenceHazard
   }
 #else
-  if (i < n) {
-    line[t + 1] = x[i];
-    if (t == 0) line[0] = i ? x[i - 1] : 0;
-    if (t == blockDim.x - 1 || i == n - 1) line[t + 2] = i < n - 1 ? x[i + 1] : 0;
   }
   __syncthreads();
-#if BUG == 6
-  if (i < n) y[i] = line[t] + 2 * line[t + 1] + line[t + 4];  // bug 6 UninitialisedHazard BoundsHazard
-#else
-  if (i < n) y[i] = line[t] + 2 * line[t + 1] + line[t + 2];
-#endif
+  if (i < n) y[i] = line[t] + 2 * line[t + 1] + line[t + 2 + (BUG == 6)];  // bug 6 UninitialisedHazard BoundsHazard
 #endif
 }

@@ -49,11 +49,7 @@ KERNEL whole_sum(const float *x, float *partials, unsigned *arrived, float *y, i
 #endif
   }
   __syncthreads();
-#if BUG == 5
-  last = blockIdx.x == 0;  // which says nothing of the others
-  __syncthreads();
-#endif
-  if (!last) return;
+  if (BUG == 5 ? blockIdx.x != 0 : !last) return;  // the first says nothing of the others
   v = 0;
   for (int i = threadIdx.x; i < gridDim.x; i += blockDim.x)
     v += partials[i];  // bug 4 RaceHazard; bug 5 RaceHazard UninitialisedHazard; bug 6 RaceHazard

@@ -49,7 +49,7 @@ KERNEL blelloch(const int *x, int *y, int columns) {
   for (int pairs = 1; pairs < columns; pairs *= 2) {
     step /= 2;
 #if BUG == 4
-    if (pairs > 1)
+    if (pairs != 4)
 #endif
     __syncthreads();
     if (t < pairs) {

@@ -50,7 +50,7 @@ KERNEL bulk_runs(const float *x, float *y, float *sum) {
   fence_proxy_async();
   __syncthreads();
   if (t == 0) {
-    bulk_store(y + blockIdx.x * 256, out, sizeof out + (BUG == 6 ? 16 : 0));  // bug 6 BoundsHazard
+    bulk_store(y + blockIdx.x * 256, out, sizeof out + (BUG == 6 ? 16 : 0));  // bug 6 BoundsHazard UninitialisedHazard
     bulk_add_f32(sum, out, sizeof out);
     bulk_commit();
 #if BUG == 7

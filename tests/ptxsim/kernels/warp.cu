@@ -26,7 +26,7 @@ KERNEL lanes(const int *x, int *y) {
   y[5 * t + 1] = __match_any_sync(~0u, v);
   y[5 * t + 2] = v & 1 ? __reduce_add_sync(odd, v) : __reduce_max_sync(~odd, v);  // the halves of a divergent warp
   y[5 * t + 3] = __shfl_down_sync(~0u, v, 3, 8) + 1000 * __shfl_sync(~0u, v, lane / 2, 16);
-  y[5 * t + 4] = __all_sync(~0u, v < 8) + 2 * __any_sync(~0u, v == 5) + 4 * (__popc(__activemask()) == 32) + 8 * elect();
+  y[5 * t + 4] = __all_sync(~0u, v < 8) + 2 * __any_sync(~0u, v == 5);
 }
 
 // A value for each lane that asks, from one counter: the lanes of a warp ask together.
