@@ -241,17 +241,22 @@ def test_a_bundle_without_ptx(bundle, tmp_path):
     assert kind == "BundleError" and "sources/sm_90a.ptx" in said and "treadle compile" in said
 
 
-def test_a_kernel_that_misses_a_barrier_is_found(bundle, tmp_path):
-    """The bundle's PTX without its barriers: what the tile of `to_planes` needs one for."""
+@pytest.fixture(scope="module")
+def without_barriers(bundle, tmp_path_factory):
+    """The bundle, and PTX without the barrier that the tile of `to_planes` needs."""
     from treadle.runtime.bundle import write_sums
 
-    copy = shutil.copytree(bundle, tmp_path / "b.treadle")
+    copy = shutil.copytree(bundle, tmp_path_factory.mktemp("planted") / "b.treadle")
     file = copy / "sources" / "sm_90a.ptx"
     text = file.read_text()
     assert "bar.sync" in text
     file.write_text("\n".join(row for row in text.splitlines() if "bar.sync" not in row))
     write_sums(copy)
-    kind, said = python(REFUSED, copy, "ptx:sm_90a")
+    return copy
+
+
+def test_a_kernel_that_misses_a_barrier_is_found(without_barriers):
+    kind, said = python(REFUSED, without_barriers, "ptx:sm_90a")
     assert kind == "DeviceError" and "RaceHazard: kernel image_to_planes" in said and "use a new process" in said
     assert "main: node planes" in said
 
@@ -271,3 +276,34 @@ def test_the_command_that_runs_a_program(program):
 
 def test_memory_that_a_process_asks_for_costs_nothing_until_it_is_touched(program):
     assert program("launches", TREADLE_PTX_DEVICE="memory=64") == ["1.5 200.5", "7.5", "2 2"]
+
+
+@pytest.fixture(scope="module")
+def session(standin, tmp_path_factory):
+    """session(bundle): what session.cc prints, a program that is built without CUDA and without the stand-in."""
+    import tvm_ffi
+
+    from treadle.codegen.cxx import compiler
+
+    file = tmp_path_factory.mktemp("session") / "session"
+    ffi = tvm_ffi.libinfo
+    include = (HERE.parents[1] / "runtime" / "cpp" / "include", ffi.find_include_path(), ffi.find_dlpack_include_path())
+    flags = ["-std=c++17", "-O1", *(f"-I{folder}" for folder in include), "-ldl", "-pthread"]
+    subprocess.run([compiler()[0], HERE / "standin" / "session.cc", "-o", file, *flags], check=True)
+    beside = Path(ffi.find_libtvm_ffi()).parent
+
+    def run(bundle):
+        environment = standin.environment()
+        environment["LD_LIBRARY_PATH"] += f":{beside}"
+        return subprocess.run([file, bundle], capture_output=True, text=True, env=environment, timeout=120).stdout.splitlines()
+
+    return run
+
+
+def test_a_session_in_cpp(session, bundle):
+    assert session(bundle) == ["0 wrong of 64"] * 2
+
+
+def test_a_session_in_cpp_hears_of_a_hazard(session, without_barriers):
+    (said,) = session(without_barriers)
+    assert said.startswith("DeviceError: main: node planes (kernel image_to_planes") and "RaceHazard: kernel" in said
