@@ -8,7 +8,7 @@ accesses that nothing else orders, and those are found whatever the order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from treadle.codegen.ptxsim.order import Order
 from treadle.codegen.ptxsim.schedule import Scheduler
 from treadle.codegen.ptxsim.syntax import Function, Instr, Module, Sym
 
+Part = TypeVar("Part")
 Dims = tuple[int, int, int]
 #: Generic addresses: the upper 16 bits say which window; device pointers have none of them set.
 WINDOWS = {"global": 0, "const": 0, "shared": 1 << 48, "local": 2 << 48, "param": 3 << 48}
@@ -76,6 +77,10 @@ class Machine(bind.Operands):
         self.checks_at_exit: list[Callable[[], None]] = []  # ... and what must hold when all threads have left
         self.published: dict[tuple[str, int], NDArray[np.int64]] = {}  # space and address -> what a strong write hands on
         self.barriers: Any = None  # of effects/barrier.py
+        self.parts: dict[type, Any] = {}  # what several effects share
+        self.engines: dict[int, str] = {}  # agents that are not warps, in words
+        self.relents: list[Callable[[], bool]] = []  # waits that may give up; asked when nobody can go on
+        self.when_bound: list[Callable[[], None]] = []  # for effects that look at other instructions' steps
         self.version = 0  # counts whatever may let a waiting thread go on
         self.scheduler = Scheduler(self)
         self._current = 0
@@ -85,6 +90,8 @@ class Machine(bind.Operands):
         for pc, instr in enumerate(entry.body):
             self._current = pc
             self.steps.append(self._step(pc, instr))
+        for finish in self.when_bound:
+            finish()
 
     # -- one cohort ----------------------------------------------------------------------------------------------------
 
@@ -188,6 +195,13 @@ class Machine(bind.Operands):
         """Work that goes on beside the threads."""
         self.deferred.append(op)
 
+    def part(self, kind: type[Part]) -> Part:
+        """The one object of a kind that effects share, made on first use."""
+        if kind not in self.parts:
+            self.parts[kind] = kind(self)
+        made: Part = self.parts[kind]
+        return made
+
     def hazard(
         self, kind: type[HazardError], message: str, actor: Gang | Engine | None, index: int, address: int | None = None
     ) -> HazardError:
@@ -207,7 +221,7 @@ class Machine(bind.Operands):
     def agent_name(self, agent: int, lane: int) -> str:
         """An agent of the shadow, in words."""
         if agent >= self.warps:
-            return "an asynchronous copy"
+            return self.engines.get(agent, "an asynchronous operation")
         cta, warp = divmod(agent * WARP, self.cta_stride)
         lanes = f"thread {warp + lane}" if lane < WARP else f"warp {warp // WARP}"
         return f"{lanes} of CTA {special.cta_index(self, cta)}"

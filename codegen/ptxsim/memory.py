@@ -85,6 +85,12 @@ class Space:
         self._order(actor, address, offset, width, True, True)
         return offset
 
+    def claim(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
+        """The checks of a write whose bytes come later; returns the offsets to `put` them at."""
+        offset = self.locate(actor, address, size)
+        self._order(actor, address, offset, size, True, False)
+        return offset
+
     def fetch(self, offset: NDArray[np.int64], width: int, count: int) -> NDArray[Any]:
         """Elements at offsets already located and checked."""
         at = offset // width
@@ -102,7 +108,7 @@ class Space:
     def pend(self, actor: Gang | Engine, address: Addresses, width: int, write: bool, reason: str) -> Mark:
         """Until settled, nobody may read bytes that will be written, nor write bytes that will be read."""
         offset = self.locate(actor, address, width)
-        granules = self._granules(offset, width).ravel()
+        granules = self.granules(offset, width).ravel()
         if self._held is None:
             self._held = np.zeros(len(self.data) // self.granule, np.int16)
         if write and self.marks:
@@ -150,7 +156,7 @@ class Space:
     ) -> None:
         if self.shadow is None and not self.marks:
             return
-        granules = self._granules(offset, size)
+        granules = self.granules(offset, size)
         per = granules.shape[1]
         flat = granules.ravel()
         if self.marks:
@@ -166,7 +172,9 @@ class Space:
         races = note(flat, agent, lane, strong)
         if races.any():
             first = races.reshape(-1, per).max(axis=1)
-            self._refuse(actor, address, first != 0, RaceHazard, lambda a: self._race(a, first[address == a].max(), write))
+            i = int(np.argmax(first != 0))
+            kind = RaceHazard if unpack(int(first[i]))[0] < self.machine.warps else PendingHazard
+            raise self.machine.hazard(kind, self._race(int(address[i]), int(first[i]), write), actor, i, address=int(address[i]))
         self._between_ctas(actor, address, flat, per, write, strong)
 
     def _between_ctas(
@@ -182,13 +190,16 @@ class Space:
             return actor.warp_of, actor.lane_of
         return np.repeat(actor.warp_of, per), np.repeat(actor.lane_of, per)
 
-    def _granules(self, offset: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    def granules(self, offset: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """What the shadow knows the bytes at offsets by, [n, granules of an access]."""
         first = offset // self.granule
         return first[:, None] + np.arange(max(1, size // self.granule))
 
     def _race(self, address: int, stamp: int, write: bool) -> str:
-        agent, lane, _ = unpack(int(stamp))
+        agent, lane, _ = unpack(stamp)
         other = self.machine.agent_name(agent, lane)
+        if agent >= self.machine.warps:
+            return f"{'write' if write else 'read'} of {self.name} address {address:#x} without a wait for {other}"
         return (
             f"a race: {'write' if write else 'read'} of {self.name} address {address:#x}, and nothing orders it after the "
             f"access by {other}"
@@ -240,10 +251,18 @@ class Shared(Space):
         good = (rank < self.machine.ctas) & (within + size <= self.STRIDE)
         safe = np.where(good, within, 0)
         good &= self._own[safe] & self._own[safe + size - 1]
+        self._refuse_left(actor, address, rank)
         self._refuse(actor, address, ~good, BoundsHazard,
                      lambda a: f"{size} bytes at shared address {a & 0xFFFFFF:#x} lie outside every shared variable"
                                f"{self.describe(a)}")  # fmt: skip
         return rank * self.STRIDE + within
+
+    def _refuse_left(self, actor: Gang | Engine, address: Addresses, rank: NDArray[np.int64]) -> None:
+        """The memory of a CTA ends with it."""
+        m = self.machine
+        if m.ctas > 1 and not (there := m.alive().reshape(m.ctas, -1).any(axis=1)).all():
+            self._refuse(actor, address, ~there[np.minimum(rank, m.ctas - 1)], BoundsHazard,
+                         lambda a: f"shared address {a:#x} belongs to a CTA of the cluster that has left the kernel")  # fmt: skip
 
     def describe(self, address: int) -> str:
         within = address & ((1 << RANK_SHIFT) - 1)

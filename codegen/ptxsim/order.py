@@ -93,9 +93,24 @@ class Order:
         self._proxied[agents] = self.seen[agents]
         self.tick(agents)
 
-    def crossed(self, issuer: int, writers: Ints, clocks: Ints) -> NDArray[np.bool_]:
-        """Whether writes of warps are visible to an engine that the issuer starts: its fence or the writer's lies between."""
-        return (clocks <= self._proxied[writers, writers]) | (clocks <= self._proxied[issuer, writers])
+    def crossed(self, issuer: int, writers: Ints, clocks: Ints, fencers: Ints | None = None) -> NDArray[np.bool_]:
+        """Whether writes are visible to an engine that the issuer starts: its fence or the writer's lies between.
+
+        `fencers`: the warps that fence for the writers, where those are not warps themselves.
+        """
+        fencers = writers if fencers is None else fencers
+        return (clocks <= self._proxied[fencers, writers]) | (clocks <= self._proxied[issuer, writers])
+
+    def follow(self, agent: int, warps: Ints | int) -> None:
+        """An agent starts anew, from what the warps know together."""
+        own = self.seen[agent, agent] + 1
+        self.seen[agent] = self.seen[warps].max(axis=0) if np.ndim(warps) else self.seen[warps]
+        self.seen[agent, agent] = own
+
+
+def written_by(stamps: Ints) -> tuple[Ints, Ints]:
+    """Agents and clocks of many stamps; agent -1: nobody."""
+    return _agent(stamps), stamps & _CLOCKS
 
 
 class Shadow:

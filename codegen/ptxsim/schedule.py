@@ -46,6 +46,10 @@ class Scheduler:
         """An order in which threads that act at once are served."""
         return self._random.permutation(n) if self._seed else np.arange(n)
 
+    def now_and_then(self, n: int) -> NDArray[np.bool_]:
+        """For each of n threads whether what the ISA allows and is rare happens; never with seed 0."""
+        return self._random.random(n) < _EARLY if self._seed else np.zeros(n, bool)
+
     def next(self) -> tuple[Gang, int] | None:
         """A gang and the instruction it stands at; None when all threads have left."""
         m = self._m
@@ -61,6 +65,9 @@ class Scheduler:
             if not (m.state == WAITING).any():
                 return None
             if not m.deferred:
+                if any([relent() for relent in m.relents]):
+                    m.changed()
+                    continue
                 raise self._stuck()
             self._complete(0 if not self._seed else self._random.integers(len(m.deferred)))
 
