@@ -16,7 +16,7 @@ from treadle.errors import UnknownNameError
 #: Calls of calls grow fast; this is more than any kernel has.
 _MOST_CALLS, _MOST_INSTRUCTIONS, _DEEPEST = 1 << 14, 1 << 20, 100
 #: Functions of CUDA's library that need no body here: a failed assertion ends the kernel.
-_OF_CUDA = {"__assertfail": "trap"}
+OF_CUDA = {"__assertfail": "trap"}
 #: Nothing is executed behind one of these, unless guarded.
 _LAST = ("ret", "exit", "trap", "bra")
 
@@ -80,8 +80,8 @@ class _Flat:
         assert isinstance(results, Vec) and isinstance(arguments, Vec)
         if prototype or not isinstance(callee, Sym):
             raise self._error(call, "an indirect call, which the machine does not follow", expected="a function by its name")
-        if callee.name in _OF_CUDA:
-            self.body.append(replace(call, opcode=_OF_CUDA[callee.name], mods=(), operands=()))
+        if callee.name in OF_CUDA:
+            self.body.append(replace(call, opcode=OF_CUDA[callee.name], mods=(), operands=()))
             return
         f = self._callee(call, callee.name, active)
         self.calls += 1
