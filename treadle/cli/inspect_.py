@@ -1,14 +1,16 @@
-"""treadle inspect BUNDLE [--stage STAGE]"""
+"""treadle inspect BUNDLE [--stage STAGE [--coverage]]"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
 
+from treadle.cli.failure import UsageError
 from treadle.cli.output import Reply, escaped, table
 from treadle.cli.units import size
 from treadle.errors import ArchError, BundleError, UnknownNameError
@@ -29,10 +31,18 @@ _OF_CUDA = ("cuda", "ptx")
 def inspect_bundle(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `treadle compile` wrote.")],
     stage: Annotated[str | None, typer.Option("--stage", metavar="STAGE", help="|".join(_STAGES))] = None,
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage", help="Of stage ptx: its opcodes, and whether `ptx:` targets run each; else exit code 1."),
+    ] = False,
 ) -> Reply:
     """Look into a bundle: what it offers, or one stage of how it was made."""
     if stage is not None and stage not in _STAGES:
         raise UnknownNameError.unknown("stage", stage, _STAGES)
+    if coverage and stage != "ptx":
+        raise UsageError(
+            "--coverage is of stage ptx", given=f"--stage {stage}" if stage else "no --stage", expected="--stage ptx"
+        )
     opened = Bundle.open(bundle)
     if stage is None:
         return _summary(opened)
@@ -46,6 +56,8 @@ def inspect_bundle(
             expected=f"one of {', '.join(_held(opened))}",
             hint=f"{stage} is a stage of CUDA targets.",
         )
+    if coverage:
+        return _coverage(opened, archs)
     if stage == "ptx":
         return _answer(opened, stage, texts := {a: _read(opened, f"sources/{a}.ptx") for a in archs}, list(texts.values()))
     if stage == "report" and archs:
@@ -80,6 +92,28 @@ def _usage(report: dict[str, Any]) -> RenderableType:
     ]  # fmt: skip
     columns = ["kernel", "schedule", ">registers", ">shared", ">stack", ">spills", ">occupancy", "waived"]
     return table(columns, rows, f"{report['arch']}, as ptxas reports it; bytes")
+
+
+def _coverage(bundle: Bundle, archs: list[str]) -> Reply:
+    """What the PTX machine makes of each architecture's opcodes."""
+    from treadle.codegen.ptxsim.bind import known
+    from treadle.codegen.ptxsim.coverage import coverage
+    from treadle.codegen.ptxsim.parse import parse
+
+    found = {a: coverage(parse(_read(bundle, file), file), known) for a in archs for file in [f"sources/{a}.ptx"]}
+    value = {
+        a: {"covered": not c.missing, "opcodes": [{**asdict(o), "covered": o.covered} for o in c.opcodes]}
+        for a, c in found.items()
+    }
+    shown: list[RenderableType] = []
+    for arch, c in found.items():
+        rows = [(o.name, o.count, "" if o.covered else f"unknown, first in line {o.line}") for o in c.opcodes]
+        title = f"{arch}: " + (
+            f"{len(c.missing)} of {len(rows)} opcodes unknown" if c.missing else f"all {len(rows)} opcodes covered"
+        )
+        shown.append(table(["opcode", ">uses", ""], rows, title))
+    missing = any(c.missing for c in found.values())
+    return Reply({"bundle": str(bundle.path), "stage": "ptx", "value": value}, shown, code=int(missing))
 
 
 def _summary(bundle: Bundle) -> Reply:
