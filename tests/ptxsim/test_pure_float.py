@@ -85,10 +85,8 @@ def held(name, opcode, kind, mode, cols, **modifiers):
 @pytest.mark.parametrize(("kind", "mode"), PLAIN)
 @pytest.mark.parametrize("opcode", ARITY)
 def test_exact(opcode, kind, mode):
-    if opcode in ("div", "rcp", "fma", "mad") or mode != "rn":
-        name = f"{opcode}.{mode}.{kind}"
-    else:
-        name = f"{opcode}.{kind}"
+    implied = mode == "rn" and opcode in ("add", "sub", "mul")
+    name = f"{opcode}.{kind}" if implied else f"{opcode}.{mode}.{kind}"
     held(name, opcode, kind, mode, columns(kind, ARITY[opcode]))
 
 

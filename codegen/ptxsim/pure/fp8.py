@@ -28,10 +28,11 @@ FORMATS = {"e4m3x2": Format(3, 7, 0x7E, 0x7F, None), "e5m2x2": Format(2, 15, 0x7
 def encode(x: Array, form: Format) -> Array:
     """float32s as the nearest codes, ties to even; what is too large, infinities too, as the largest number."""
     size = np.abs(x)
-    exponent = np.maximum(np.frexp(size)[1] - 1, 1 - form.bias)  # that of the last bit, which subnormals share
+    lowest = 1 - form.bias  # the exponent that subnormals share, and zero, of which frexp says 0
+    exponent = np.where(size < 2.0**lowest, lowest, np.frexp(size)[1] - 1)
     steps = np.rint(np.ldexp(size, form.mantissa - exponent))  # exact but for the rounding that is asked for
     # A mantissa that rounds up to the next power of two carries into the exponent, as it should.
-    code = steps.astype(np.int64) + ((exponent + form.bias - 1) << form.mantissa)
+    code = steps.astype(np.int64) + ((exponent - lowest) << form.mantissa)
     code = np.where(np.isfinite(x), np.minimum(code, form.largest), form.largest)
     signed = code | np.where(np.signbit(x), 0x80, 0)
     return np.where(np.isnan(x), form.nan, signed).astype(np.uint8)
