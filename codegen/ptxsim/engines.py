@@ -45,6 +45,7 @@ class Engines:
     def reset(self) -> None:
         """A new cohort."""
         self._free: list[int] = []
+        self.m.engines.clear()
         self._fencers = np.arange(self.m.warps)  # whose proxy fence makes an agent's writes visible; of engines themselves: -1
 
     def agent(self, warps: Ints | int, fencer: int = -1) -> int:
@@ -54,7 +55,9 @@ class Engines:
             self._fencers = np.pad(self._fencers, (0, made + 1 - len(self._fencers)), constant_values=-1)
         self._fencers[made] = fencer
         self.m.order.follow(made, warps)
-        self.m.engines[made] = f"what {self.m.entry.body[self.m.here].name} at {self.m.entry.body[self.m.here].where} began"
+        instr = self.m.entry.body[self.m.here]
+        since = int(self.m.order.seen[made, made])
+        self.m.engines.setdefault(made, []).append((since, f"what {instr.name} at {instr.where} began"))
         return made
 
     def engine(self, gang: Gang, index: int, agent: int | None = None) -> Engine:

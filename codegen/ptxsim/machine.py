@@ -78,7 +78,7 @@ class Machine(bind.Operands):
         self.published: dict[tuple[str, int], NDArray[np.int64]] = {}  # space and address -> what a strong write hands on
         self.barriers: Any = None  # of effects/barrier.py
         self.parts: dict[type, Any] = {}  # what several effects share
-        self.engines: dict[int, str] = {}  # agents that are not warps, in words
+        self.engines: dict[int, list[tuple[int, str]]] = {}  # of agents that are not warps: since which clock they do what
         self.relents: list[Callable[[], bool]] = []  # waits that may give up; asked when nobody can go on
         self.when_bound: list[Callable[[], None]] = []  # for effects that look at other instructions' steps
         self.version = 0  # counts whatever may let a waiting thread go on
@@ -184,6 +184,11 @@ class Machine(bind.Operands):
             raise self.hazard(TrapHazard, f"the kernel stopped itself: {trap}", gang, 0)
         self.state[gang.threads] = EXITED
         self.changed()
+        if self.ctas > 1:
+            there = self.alive().reshape(self.ctas, -1).any(axis=1)
+            for rank in np.unique(self.cta_of(gang)).tolist():
+                if not there[rank]:
+                    self.shared.leave(rank)
 
     # -- for effects ---------------------------------------------------------------------------------------------------
 
@@ -218,10 +223,10 @@ class Machine(bind.Operands):
         xyz = (within % bx, within // bx % by, within // (bx * by))
         return Place(self.entry.name, special.cta_index(self, cta), xyz, instr.where, instr.name)
 
-    def agent_name(self, agent: int, lane: int) -> str:
-        """An agent of the shadow, in words."""
+    def agent_name(self, agent: int, lane: int, clock: int = 0) -> str:
+        """An agent of the shadow, in words; of an engine, what it did at that time."""
         if agent >= self.warps:
-            return self.engines.get(agent, "an asynchronous operation")
+            return next(text for since, text in reversed(self.engines[agent]) if since <= clock)
         cta, warp = divmod(agent * WARP, self.cta_stride)
         lanes = f"thread {warp + lane}" if lane < WARP else f"warp {warp // WARP}"
         return f"{lanes} of CTA {special.cta_index(self, cta)}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treadle.codegen.ptxsim.gang import Gang
-from treadle.codegen.ptxsim.hazards import PhaseHazard, ProxyHazard
+from treadle.codegen.ptxsim.hazards import PhaseHazard, ProxyHazard, RaceHazard
 from treadle.codegen.ptxsim.memory import Engine
 from treadle.codegen.ptxsim.order import Ints
 
@@ -91,25 +91,32 @@ class Mbarriers:
 
     def invalidate(self, gang: Gang, address: int) -> None:
         """Its memory is free for other use."""
-        del self.of[self.find(gang, 0, address).address]
+        del self.of[self.find(gang, np.zeros(1, np.intp), address).address]
 
     def fence(self, warps: NDArray[np.intp]) -> None:
         """fence.mbarrier_init: what was initialised is there for asynchronous engines and for the cluster."""
         self._fenced[warps] = self.m.order.seen[warps, warps]
         self.m.order.fence(warps)
 
-    def find(self, actor: Gang | Engine, index: int, address: int) -> Mbarrier:
-        """The mbarrier at an address."""
+    def find(self, actor: Gang | Engine, threads: NDArray[np.intp], address: int) -> Mbarrier:
+        """The mbarrier at an address, for some of a gang's threads: all must know of its init."""
         found = self.of.get(address)
         if found is None:
-            raise self.m.hazard(PhaseHazard, f"no mbarrier was initialised at shared address {address:#x}", actor, index, address)
+            raise self.m.hazard(PhaseHazard, f"no mbarrier was initialised at shared address {address:#x}", actor, int(threads[0]), address)
+        warp, clock = found.made
+        agents = np.array([actor.agent]) if isinstance(actor, Engine) else actor.warp_of[threads]
+        late = self.m.order.seen[agents, warp] < clock
+        if late.any():
+            raise self.m.hazard(
+                RaceHazard, f"a race: nothing orders this after the init of the {found}", actor, int(threads[late.argmax()]), address
+            )  # fmt: skip
         return found
 
     def claim(self, engine: Engine, issuer: int, address: int) -> Mbarrier:
         """The mbarrier that an engine is to report to: it must be there, for the engine too."""
         m = self.m
         m.shared.atomic(engine, np.array([address], np.uint64), 8)
-        barrier = self.find(engine, 0, address)
+        barrier = self.find(engine, np.zeros(1, np.intp), address)
         warp, clock = barrier.made
         one = np.array([warp])
         if not m.order.crossed(issuer, one, np.array([clock]))[0] and self._fenced[warp] < clock:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim.gang import Gang
+from treadle.codegen.ptxsim.gang import WARP, Gang
 from treadle.codegen.ptxsim.hazards import BoundsHazard, MisalignedHazard, PendingHazard, RaceHazard, UninitialisedHazard
 from treadle.codegen.ptxsim.order import ENGINE_LANE, Order, Shadow, unpack
 from treadle.codegen.ptxsim.pages import column
@@ -36,16 +36,6 @@ class Engine:
     place: Place
 
 
-@dataclass
-class Mark:
-    """Bytes that an asynchronous operation will write (`write`) or still has to read."""
-
-    number: int
-    write: bool
-    reason: str
-    granules: NDArray[np.int64]
-
-
 class Space:
     """One state space. Subclasses say where an address lies."""
 
@@ -58,16 +48,14 @@ class Space:
         self._written = {w: written.view(t) for w, t in UINT.items()}
         self.granule = 4
         self.shadow: Shadow | None = None
-        self.marks: dict[int, Mark] = {}
-        self._held: NDArray[np.int16] | None = None
 
     # -- accesses ------------------------------------------------------------------------------------------------------
 
     def load(self, actor: Gang | Engine, address: Addresses, width: int, count: int = 1, strong: bool = False) -> NDArray[Any]:
         """Raw elements, [n, count], unsigned of `width` bytes."""
         offset = self.locate(actor, address, width * count)
-        self._require_written(actor, address, offset, width * count)
         self._order(actor, address, offset, width * count, False, strong)
+        self._require_written(actor, address, offset, width * count)
         return self.fetch(offset, width, count)
 
     def store(self, actor: Gang | Engine, address: Addresses, values: NDArray[Any], strong: bool = False) -> None:
@@ -80,9 +68,9 @@ class Space:
     def atomic(self, actor: Gang | Engine, address: Addresses, width: int, reads: bool = True) -> NDArray[np.int64]:
         """The checks of a read-modify-write; returns the offsets to perform it at."""
         offset = self.locate(actor, address, width)
+        self._order(actor, address, offset, width, True, True)
         if reads:
             self._require_written(actor, address, offset, width)
-        self._order(actor, address, offset, width, True, True)
         return offset
 
     def claim(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
@@ -102,28 +90,6 @@ class Space:
         at = (offset // width)[:, None] + np.arange(count)
         self._data[width][at] = values
         self._written[width][at] = 0x0101010101010101 & ((1 << 8 * width) - 1)
-
-    # -- pending work --------------------------------------------------------------------------------------------------
-
-    def pend(self, actor: Gang | Engine, address: Addresses, width: int, write: bool, reason: str) -> Mark:
-        """Until settled, nobody may read bytes that will be written, nor write bytes that will be read."""
-        offset = self.locate(actor, address, width)
-        granules = self.granules(offset, width).ravel()
-        if self._held is None:
-            self._held = np.zeros(len(self.data) // self.granule, np.int16)
-        if write and self.marks:
-            self._refuse_held(actor, address, self._held[granules], len(granules) // len(address))
-        mark = Mark(next(n for n in range(1, 1 << 15) if n not in self.marks), write, reason, granules)
-        self._held[granules] = mark.number
-        self.marks[mark.number] = mark
-        return mark
-
-    def settle(self, mark: Mark) -> None:
-        """The operation is over, or about to perform its own access."""
-        assert self._held is not None
-        mine = mark.granules[self._held[mark.granules] == mark.number]
-        self._held[mine] = 0
-        del self.marks[mark.number]
 
     # -- checks --------------------------------------------------------------------------------------------------------
 
@@ -154,19 +120,11 @@ class Space:
     def _order(
         self, actor: Gang | Engine, address: Addresses, offset: NDArray[np.int64], size: int, write: bool, strong: bool
     ) -> None:
-        if self.shadow is None and not self.marks:
+        if self.shadow is None:
             return
         granules = self.granules(offset, size)
         per = granules.shape[1]
         flat = granules.ravel()
-        if self.marks:
-            assert self._held is not None
-            held = self._held[flat]
-            if held.any():
-                reads = [n for n, m in self.marks.items() if not m.write]
-                self._refuse_held(actor, address, held if write else np.where(np.isin(held, reads), 0, held), per)
-        if self.shadow is None:
-            return
         agent, lane = self._who(actor, len(address), per)
         note = self.shadow.note_write if write else self.shadow.note_read
         races = note(flat, agent, lane, strong)
@@ -196,19 +154,14 @@ class Space:
         return first[:, None] + np.arange(max(1, size // self.granule))
 
     def _race(self, address: int, stamp: int, write: bool) -> str:
-        agent, lane, _ = unpack(stamp)
-        other = self.machine.agent_name(agent, lane)
+        agent, lane, clock = unpack(stamp)
+        other = self.machine.agent_name(agent, lane, clock)
         if agent >= self.machine.warps:
             return f"{'write' if write else 'read'} of {self.name} address {address:#x} without a wait for {other}"
         return (
             f"a race: {'write' if write else 'read'} of {self.name} address {address:#x}, and nothing orders it after the "
             f"access by {other}"
         )
-
-    def _refuse_held(self, actor: Gang | Engine, address: Addresses, held: NDArray[np.int16], per: int) -> None:
-        number = held.reshape(-1, per).max(axis=1)
-        self._refuse(actor, address, number != 0, PendingHazard,
-                     lambda a: f"{self.name} address {a:#x} belongs to {self.marks[int(number[address == a].max())].reason}")  # fmt: skip
 
     def _refuse(
         self, actor: Gang | Engine, address: Addresses, bad: NDArray[np.bool_], kind: type, says: Callable[[int], str]
@@ -241,8 +194,7 @@ class Shared(Space):
         for cta in range(self.machine.ctas):
             begin = cta * self.STRIDE
             self.written[begin : begin + self.used] = 0
-        self.marks.clear()
-        self._held = None
+        self._visits: dict[tuple[int, int], tuple[int, int, int, int]] = {}
 
     def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
         self._align(actor, address, size)
@@ -251,18 +203,36 @@ class Shared(Space):
         good = (rank < self.machine.ctas) & (within + size <= self.STRIDE)
         safe = np.where(good, within, 0)
         good &= self._own[safe] & self._own[safe + size - 1]
-        self._refuse_left(actor, address, rank)
+        if self.machine.ctas > 1:
+            self._visit(actor, address, rank)
         self._refuse(actor, address, ~good, BoundsHazard,
                      lambda a: f"{size} bytes at shared address {a & 0xFFFFFF:#x} lie outside every shared variable"
                                f"{self.describe(a)}")  # fmt: skip
         return rank * self.STRIDE + within
 
-    def _refuse_left(self, actor: Gang | Engine, address: Addresses, rank: NDArray[np.int64]) -> None:
-        """The memory of a CTA ends with it."""
+    def _visit(self, actor: Gang | Engine, address: Addresses, rank: NDArray[np.int64]) -> None:
+        """The memory of a CTA ends with it; who comes from another one is remembered until then."""
         m = self.machine
-        if m.ctas > 1 and not (there := m.alive().reshape(m.ctas, -1).any(axis=1)).all():
+        there = m.alive().reshape(m.ctas, -1).any(axis=1)
+        if not there.all():
             self._refuse(actor, address, ~there[np.minimum(rank, m.ctas - 1)], BoundsHazard,
                          lambda a: f"shared address {a:#x} belongs to a CTA of the cluster that has left the kernel")  # fmt: skip
+        if isinstance(actor, Gang):
+            for i in np.flatnonzero(rank != m.cta_of(actor)).tolist():
+                agent = int(actor.warp_of[i])
+                self._visits[int(rank[i]), agent] = int(m.order.seen[agent, agent]), int(actor.threads[i]), m.here, int(address[i])
+
+    def leave(self, rank: int) -> None:
+        """The last thread of a CTA has left: all accesses by others must have been known to it."""
+        m = self.machine
+        warps = m.cta_stride // WARP
+        known = m.order.seen[rank * warps : (rank + 1) * warps].max(axis=0)
+        for (owner, agent), (clock, thread, pc, address) in self._visits.items():
+            if owner == rank and clock > known[agent]:
+                raise BoundsHazard(
+                    f"shared address {address:#x} belongs to a CTA of the cluster that may have left the kernel by then: nothing "
+                    "orders its end after this access", place=m.place(thread, pc), address=address,
+                )  # fmt: skip
 
     def describe(self, address: int) -> str:
         within = address & ((1 << RANK_SHIFT) - 1)

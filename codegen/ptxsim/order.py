@@ -102,9 +102,9 @@ class Order:
         return (clocks <= self._proxied[fencers, writers]) | (clocks <= self._proxied[issuer, writers])
 
     def follow(self, agent: int, warps: Ints | int) -> None:
-        """An agent starts anew, from what the warps know together."""
+        """An agent starts anew, from what each of the warps knows."""
         own = self.seen[agent, agent] + 1
-        self.seen[agent] = self.seen[warps].max(axis=0) if np.ndim(warps) else self.seen[warps]
+        self.seen[agent] = self.seen[warps].min(axis=0) if np.ndim(warps) else self.seen[warps]
         self.seen[agent, agent] = own
 
 

@@ -98,11 +98,12 @@ class Scheduler:
         m = self._m
         waiting = np.flatnonzero(m.state == WAITING)
         lines = []
-        for pc in np.unique(m.pc[waiting]).tolist():
+        where, counts = np.unique(m.pc[waiting], return_counts=True)
+        for pc in where.tolist():
             threads = waiting[m.pc[waiting] == pc]
             instr = m.entry.body[pc]
             why = f": {m.explain[pc](threads)}" if pc in m.explain else ""
             warps = ", ".join(str(w) for w in np.unique(threads // WARP)[:16])
             lines.append(f"warps {warps} ({len(threads)} threads) wait at {instr.where}, {instr.name}{why}")
-        first = int(waiting[0])
+        first = int(waiting[m.pc[waiting] == where[counts.argmax()]][0])  # where most wait, the cause is nearest
         return DeadlockHazard("nobody can go on: " + "; ".join(lines), place=m.place(first, int(m.pc[first])))

@@ -109,12 +109,12 @@ class Warpgroups:
     # -- groups of products --------------------------------------------------------------------------------------------
 
     def agent(self, gang: Gang, group: Group) -> int:
-        """The agent of the group that is being filled, knowing what the four warps know now."""
+        """The agent of the group that is being filled, knowing what each of the four warps knows now."""
         order = self.m.order
         if group.agent is None:
             group.agent = self.m.part(Engines).agent(gang.warps)
         else:
-            order.acquire(group.agent, order.seen[gang.warps].max(axis=0))
+            order.acquire(group.agent, order.seen[gang.warps].min(axis=0))
         return group.agent
 
     def commit(self, gang: Gang, group: Group) -> None:

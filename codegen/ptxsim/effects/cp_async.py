@@ -192,7 +192,7 @@ class _Arrival:
         m = self.m
         copies, barriers = m.part(Copies), m.part(Mbarriers)
         gang = Gang(np.array([self.thread]))
-        barrier = barriers.find(self.engine, 0, self.barrier_at)
+        barrier = barriers.find(self.engine, np.zeros(1, np.intp), self.barrier_at)
         for _, known in copies.land(gang, np.array([self.newest])):
             barrier.add(known)
         if not self.counted:
@@ -210,7 +210,7 @@ def arrive(instr: Instr, m: Machine) -> Step:
         at = address(gang)
         m.shared.atomic(gang, at, 8)
         for i, a in enumerate(at.tolist()):
-            barriers.find(gang, i, a)
+            barriers.find(gang, np.array([i]), a)
             thread = int(gang.threads[i])
             engine = Engine(int(gang.warp_of[i]), m.place(thread))
             m.defer(_Arrival(m, engine, thread, int(copies.group[thread]), a, counted))

@@ -79,7 +79,7 @@ def arrive(instr: Instr, m: Machine) -> Step:
         states = np.empty(gang.n, np.uint64)
         for a in np.unique(at).tolist():
             mine = np.flatnonzero(at == a)
-            barrier = all_of_them.find(gang, int(mine[0]), a)
+            barrier = all_of_them.find(gang, mine, a)
             if releases:
                 barrier.add(m.order.release(np.unique(gang.warp_of[mine])))
             numbers = np.broadcast_to(number(gang), (gang.n,))
@@ -107,7 +107,7 @@ def transaction(instr: Instr, m: Machine) -> Step:
         at = address(gang)
         m.shared.atomic(gang, at, 8)
         for i, (a, n) in enumerate(zip(at.tolist(), every(number, gang), strict=True)):
-            act(all_of_them.find(gang, i, a), gang, i, n)
+            act(all_of_them.find(gang, np.array([i]), a), gang, i, n)
 
     return step
 
@@ -147,7 +147,7 @@ def wait(instr: Instr, m: Machine) -> Step:
         done, phases = np.zeros(gang.n, bool), np.zeros(gang.n, np.int64)
         for a in np.unique(at).tolist():
             mine = at == a
-            barrier = all_of_them.find(gang, int(mine.argmax()), a)
+            barrier = all_of_them.find(gang, np.flatnonzero(mine), a)
             given: Any = tokens[mine]
             done[mine] = (given & 1) != barrier.phase & 1 if by_parity else phase_of(given) < barrier.phase
             phases[mine] = barrier.phase if by_parity else 1 << 62  # a state cannot be overtaken
