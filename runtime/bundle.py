@@ -10,14 +10,16 @@ have checked, and each refusal is a typed error:
 5. the files that the manifest relies on are there;
 6. weights.safetensors holds exactly the manifest's weights, in its dtypes and shapes;
 7. plan.json is of a known schema and reads and writes the manifest's tensors, in its dtypes and sizes;
-8. the library loads, and its ABI version is the runtime's;
+8. the library loads, its ABI version is the runtime's, and it was made for this manifest.json and plan.json;
 9. it exports what the manifest promises, and takes as many tensors.
 
 `Bundle.open` does 1 to 5, a Session 4 and 6 to 9; nothing is dlopened before 8.
 
 SHA256SUMS is the anchor.  Whoever writes it anew over other bytes has made another bundle, and only
-contradictions between its files are noticed then: other machine code, other weights of the same
-shapes, or two tensors alike that change places in the manifest, are not.
+contradictions between its files are noticed then.  The library holds the digests of the manifest and
+the plan, whose sizes and order it was compiled for: beside others it would read and write elsewhere.
+It holds none of the weights: one library serves any of the manifest's shapes, so other weights are
+another good bundle, as other machine code is.
 """
 
 from __future__ import annotations

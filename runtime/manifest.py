@@ -11,14 +11,14 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from treadle.dtypes import DTYPES
-from treadle.errors import ArgumentError, BundleError
+from treadle.errors import ArgumentError, BoundsError, BundleError
 from treadle.runtime import strict_json
 from treadle.runtime.sizes import INT64_MAX, size_expr
 from treadle.runtime.strict_json import Node
+from treadle.runtime.sums import plain_path
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -167,16 +167,15 @@ def _entry(node: Node) -> Entry:
 
 def _library(node: Node) -> Library:
     target, file, features = node.fields("target", "file", "cpu_features")
-    path = PurePosixPath(file.string())
-    if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("lib",):
-        file.refuse("is not a library path", given=repr(str(path)), expected="lib/NAME.so")
+    if not (file.string().startswith("lib/") and plain_path(file.string())):
+        file.refuse("is not a library path", given=repr(file.string()), expected="lib/NAME.so")
     return Library(target.string(), file.string(), features.strings())
 
 
 def _check_size(text: str, node: Node) -> None:
     try:
         size_expr(text)
-    except ArgumentError as wrong:
+    except (ArgumentError, BoundsError) as wrong:
         node.refuse("is not a size expression", given=wrong.given, expected=wrong.expected)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from treadle.dtypes import DTYPES
-from treadle.errors import ArgumentError, BundleError
+from treadle.errors import ArgumentError, BoundsError, BundleError
 from treadle.runtime.manifest import Dim, Entry, Manifest, TensorSpec
-from treadle.runtime.sizes import SizeExpr, size_expr
+from treadle.runtime.sizes import INT64_MAX, SizeExpr, size_expr
 from treadle.runtime.strict_json import Node
 
 SCHEMA = 1
@@ -105,20 +104,26 @@ def _value(name: str, node: Node, known: Mapping[str, set[str]], manifest: Manif
 
 def _some_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
     """A size of each dim, all different, so that two expressions which are equal here are hardly equal by chance."""
-    return {name: dim.step * (1009 + i) for i, (name, dim) in enumerate(dims.items())}
+    return {name: min(dims[name].step * (1009 + i), INT64_MAX) for i, name in enumerate(sorted(dims))}
 
 
 def _check_port(value: Value, port: TensorSpec, sizes: Mapping[str, int], node: Node) -> None:
     """A value over the caller's memory has the manifest's dtype and as many elements; its shape may be a view's."""
     if value.dtype != port.dtype:
         node.field("dtype").refuse("is not the manifest's", given=value.dtype, expected=port.dtype)
-    if _elements(value.shape, sizes) != _elements(map(size_expr, port.shape), sizes):
+    here = node.field("shape")
+    if _elements(value.shape, sizes, here) != _elements(map(size_expr, port.shape), sizes, here):
         shape = [size.text for size in value.shape]
-        node.field("shape").refuse("has not the manifest's elements", given=shape, expected=list(port.shape))
+        here.refuse("has not the manifest's elements", given=shape, expected=list(port.shape))
 
 
-def _elements(shape: Iterable[SizeExpr], sizes: Mapping[str, int]) -> int:
-    return math.prod(size.evaluate(sizes) for size in shape)
+def _elements(shape: Iterable[SizeExpr], sizes: Mapping[str, int], node: Node) -> int:
+    count = 1
+    for size in shape:
+        count *= size.evaluate(sizes)
+        if count > INT64_MAX:
+            node.refuse("overflows")
+    return count
 
 
 def _step(node: Node, values: Mapping[str, Value]) -> Step:
@@ -134,7 +139,7 @@ def _size(node: Node, manifest: Manifest) -> SizeExpr:
     text = node.string()
     try:
         size = size_expr(text)
-    except ArgumentError as wrong:
+    except (ArgumentError, BoundsError) as wrong:
         node.refuse("is not a size expression", given=wrong.given, expected=wrong.expected)
     for name in size.names:
         if name not in manifest.dims:

@@ -6,7 +6,9 @@ example ``N*(H//14)*4``.  The grammar is exactly
     expr = int | name | expr (+ - * // %) expr | (expr) | min(expr, expr) | max(expr, expr)
 
 and every intermediate value must be a non-negative int64, because the generated
-C++ evaluates the same text in int64 and must never disagree with Python.
+C++ evaluates the same text in int64 and must never disagree with Python.  Parentheses,
+those of min and max too, nest 64 deep at most, an expression has at most 600 integers,
+names and operators, and a name is no keyword of Python's.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from typing import NoReturn
 
 from treadle.errors import ArgumentError, BoundsError, UnknownNameError
@@ -24,7 +27,11 @@ INT64_MAX = 2**63 - 1
 # Checked before `ast` sees the text: Python accepts 1_000, 0x10, unicode names and
 # line breaks, and none of them is part of the grammar that C++ reads.
 _TOKENS = re.compile(r"(?: *(?:[A-Za-z_][A-Za-z0-9_]*|[0-9]+(?![A-Za-z0-9_])|//|[-+*%(),]))+ *")
-_MAX_CHARS = 2000
+_MAX_CHARS, _MAX_DEPTH, _MAX_STEPS = 2000, 64, 600
+# What Python's parser takes and the grammar does not have: a comma before a parenthesis, a function's name in parentheses.
+_NOT_OURS = re.compile(r", *\)|\b(?:min|max)\b(?! *\()")
+
+_STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|//|[-+*%]")
 
 # // and % of values in range stay in range, so only these results need a check.
 _CAN_LEAVE_RANGE = (ast.Add, ast.Sub, ast.Mult)
@@ -105,7 +112,10 @@ def _ranged(value: int) -> int:
 
 def _compile(text: str, names: dict[str, None]) -> tuple[ast.expr, Callable[[Mapping[str, int]], int]]:
     """The expression's tree and a function of the dims; `names` receives what it reads."""
-    if len(text) > _MAX_CHARS or not _TOKENS.fullmatch(text):
+    if len(text) > _MAX_CHARS or not _TOKENS.fullmatch(text) or _NOT_OURS.search(text):
+        _refuse(text)
+    depths = accumulate((c == "(") - (c == ")") for c in text)
+    if max(depths) > _MAX_DEPTH or len(_STEP.findall(text)) > _MAX_STEPS:
         _refuse(text)
     try:
         tree = ast.parse(text.strip(), mode="eval").body

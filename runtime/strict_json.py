@@ -3,6 +3,11 @@
 `manifest.json` and `plan.json` decide what gets executed, so an unknown key, a
 missing key, a duplicate key or a number where a string belongs is refused
 instead of skipped.  The base install has no schema library; this is enough.
+
+The rule, for every runtime: a document is UTF-8 without half surrogates, escaped or
+not; it nests 64 levels at most below the top; no object has a key twice; a number is at
+most 1000 characters long, and where an integer is wanted it has neither point nor
+exponent.  tests/fuzz holds the readers in Python and in C++ to the same verdicts.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from typing import Any, NoReturn
 
 from treadle.errors import BundleError
 
+_DEPTH = 64
+_NUMBER_CHARS = 1000
 _KINDS = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
 
 
@@ -90,7 +97,10 @@ def parse(data: bytes, source: str) -> Node:
             data.decode("utf-8"),
             object_pairs_hook=lambda pairs: _unique(pairs, top),
             parse_constant=lambda name: top.refuse(f"holds {name}, which is not JSON"),
+            parse_int=lambda text: int(_short(text, top)),
+            parse_float=lambda text: float(_short(text, top)),
         )
+        _check(value, top, 0)
     except (ValueError, RecursionError) as wrong:
         top.refuse(f"is not readable JSON ({wrong})")
     return Node(value, "", source)
@@ -99,6 +109,27 @@ def parse(data: bytes, source: str) -> Node:
 def dump(value: Any) -> str:
     """The one way we write JSON: the same value always gives the same bytes."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _short(text: str, top: Node) -> str:
+    if len(text) > _NUMBER_CHARS:
+        top.refuse("is not readable JSON (a number too long)", given=f"{len(text)} characters", expected=f"{_NUMBER_CHARS}")
+    return text
+
+
+def _check(value: Any, top: Node, depth: int) -> None:
+    """What Python's own reader lets pass: nesting, and strings that are no text."""
+    if depth > _DEPTH:
+        top.refuse("is not readable JSON (nested too deeply)", expected=f"{_DEPTH} levels at most")
+    inner: list[Any] = []
+    if isinstance(value, dict):
+        inner = [*value, *value.values()]
+    elif isinstance(value, list):
+        inner = value
+    elif isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        top.refuse("is not readable JSON (half a surrogate pair)")
+    for item in inner:
+        _check(item, top, depth + 1)
 
 
 def _unique(pairs: list[tuple[str, Any]], top: Node) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class Parser {
 
  private:
   static constexpr int kDepth = 64;
+  static constexpr size_t kNumberChars = 1000;
 
   [[noreturn]] void refuse(const std::string& why) const {
     throw Error("BundleError", source_ + ": the top level is not readable JSON (" + why + " at byte " + std::to_string(at_) + ")", {},
@@ -207,6 +208,7 @@ class Parser {
       if (peek() == '+' || peek() == '-') ++at_;
       digits();
     }
+    if (at_ - start > kNumberChars) refuse("a number too long");
     return std::string(data_.substr(start, at_ - start));
   }
 

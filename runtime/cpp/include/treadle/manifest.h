@@ -14,6 +14,7 @@
 #include "error.h"
 #include "json.h"
 #include "sizes.h"
+#include "sums.h"
 
 namespace treadle {
 
@@ -133,7 +134,7 @@ inline LibrarySpec library(const Node& node) {
   const auto f = node.fields({"target", "file", "cpu_features"});
   const std::string& file = f[1].string();
   // SHA256SUMS lists plain paths only, and every library must be listed there; here it must lie in lib/.
-  if (file.compare(0, 4, "lib/") != 0 || ("/" + file + "/").find("/../") != std::string::npos)
+  if (file.compare(0, 4, "lib/") != 0 || !sums::plain(file))
     f[1].refuse("is not a library path", "'" + file + "'", "lib/NAME.so");
   return {f[0].string(), file, f[2].strings()};
 }

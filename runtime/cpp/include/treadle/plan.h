@@ -108,17 +108,20 @@ class Check {
 
 }  // namespace plan
 
-// Refuses a bundle whose plan is not one for its manifest.
+// Refuses a plan that is not one for the manifest.
+inline void check_plan(const json::Value& value, const Manifest& manifest) {
+  for (const Entry& entry : manifest.entries) {
+    const auto f = json::Node(value, "", plan::kFile).fields({"schema", "entries", "reuse"});
+    f[0].integer(plan::kSchema, plan::kSchema);
+    plan::Check(entry, manifest).run(f[1].field(entry.name));
+  }
+}
+
 inline void check_plan(const Bundle& bundle) {
   if (!bundle.sums().count(plan::kFile))
     throw Error("BundleError", "bundle " + bundle.path().string() + ": plan.json is missing", {}, {},
                 "Rebuild it with `treadle compile ... -o " + bundle.path().string() + "`.");
-  const json::Value value = json::parse(read_file(bundle.path() / plan::kFile), plan::kFile);
-  for (const Entry& entry : bundle.manifest().entries) {
-    const auto f = json::Node(value, "", plan::kFile).fields({"schema", "entries", "reuse"});
-    f[0].integer(plan::kSchema, plan::kSchema);
-    plan::Check(entry, bundle.manifest()).run(f[1].field(entry.name));
-  }
+  check_plan(json::parse(read_file(bundle.path() / plan::kFile), plan::kFile), bundle.manifest());
 }
 
 }  // namespace treadle

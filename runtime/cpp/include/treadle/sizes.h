@@ -1,5 +1,6 @@
 // Size expressions: the arithmetic that a bundle may do on the sizes of its inputs, e.g. `N*(H//14)*4`. The grammar and its
-// range are those of runtime/sizes.py: every intermediate value is an int64 that is not negative.
+// range are those of runtime/sizes.py: every intermediate value is an int64 that is not negative, parentheses nest 64 deep,
+// there are 600 steps at most, and no name is a keyword of Python's.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ class SizeExpr {
     if (text_.size() > 2000 || text_.find_first_not_of(' ') == std::string::npos) refuse();
     sum(0);
     space();
-    if (at_ != text_.size()) refuse();
+    if (at_ != text_.size() || steps_.size() > 600) refuse();
     if (steps_.size() == 1 && steps_[0].op == 'n') binds_ = {steps_[0].name, 1};
     if (steps_.size() == 3 && steps_[0].op == 'n' && steps_[1].op == 'i' && steps_[2].op == '*' && steps_[1].value)
       binds_ = {steps_[0].name, steps_[1].value};
@@ -135,6 +136,10 @@ class SizeExpr {
     if (!letter()) refuse();
     while (letter() || digit()) ++at_;
     std::string name = text_.substr(start, at_ - start);
+    for (const char* keyword : {"False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del", "elif",
+                                "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "nonlocal", "not", "or",
+                                "pass", "raise", "return", "try", "while", "with", "yield"})
+      if (name == keyword) refuse();
     if (name != "min" && name != "max") return steps_.push_back({'n', 0, std::move(name)});
     if (!take("(")) refuse();
     sum(depth + 1);

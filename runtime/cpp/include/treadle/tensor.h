@@ -36,16 +36,18 @@ inline bool same(DLDevice a, DLDevice b) {
   return a.device_type == b.device_type && (a.device_type == kDLCPU || a.device_id == b.device_id);
 }
 
-// Bytes of a compact tensor; false where that is no int64, or a size is negative.
+// Bytes of a compact tensor; false where a size is negative, or where those that are not zero have a product past int64: numpy
+// makes no such array either.
 inline bool byte_size(const Shape& shape, int64_t item, int64_t* bytes) {
   bool empty = false;
   for (int64_t size : shape) {
     if (size < 0) return false;
     empty = empty || size == 0;
   }
-  *bytes = empty ? 0 : item;
+  *bytes = item;
   for (int64_t size : shape)
-    if (__builtin_mul_overflow(*bytes, size, bytes)) return false;
+    if (size && __builtin_mul_overflow(*bytes, size, bytes)) return false;
+  if (empty) *bytes = 0;
   return true;
 }
 
