@@ -120,7 +120,7 @@ def damaged_bundles() -> tuple[str, str, bool]:
     for line in found["found"]:
         say(line)
     counted = (
-        f"{found['refused']:,} typed errors, {found['right']} damages of what nothing reads (loaded, results bitwise right), "
+        f"{found['refused']:,} typed errors, {found['right']} harmless damages (loaded, results bitwise right), "
         f"{found['died']} signals, {found['wrong']} other results or exceptions; half of them under SHA256SUMS written anew, "
         "where the bytes of the library and of the weights are left out"
     )

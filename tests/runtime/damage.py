@@ -1,14 +1,13 @@
 """Damages a bundle in many ways and counts what loading it does: python tests/runtime/damage.py --cases N [--seed S]
 
-A case is right when loading or running raises a TreadleError, or when the damage changed nothing that is read and the results
-are bit for bit those of the good bundle. Anything else is wrong: a signal, another exception, other results. The cases run in
+A case is right when loading or running raises a TreadleError, or when the damage was harmless: the results are bit for bit those
+of the good bundle. Anything else is wrong: a signal, another exception, other results. The cases run in
 children, so that one that dies is a count. One JSON value comes out.
 
 Half of the cases leave SHA256SUMS as it was; half write it anew, so that what stands behind it is reached too. It is the
 anchor of trust: under new sums these are left out, for they are other good bundles and not damaged ones
   - the library's own bytes (it is only replaced as a whole, by something that is no library of ours),
-  - the weights' own bytes, behind the header,
-  - what exchanges two tensors alike, or the steps that plan.json spells and the library holds compiled.
+  - the weights' own bytes, behind the header, and what exchanges two of them that are alike.
 The interpreter of plan.json executes what that file says. It must not die or raise anything untyped either; its results are
 not judged where the plan was changed, for a well-formed other plan is another program.
 """
