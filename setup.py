@@ -24,7 +24,7 @@ setup(
     package_dir=ROOTS,
     package_data={
         "treadle": ["py.typed"],
-        "treadle.bench": ["*.cc"],
+        "treadle.bench": ["*.cc", "ptx/*.cu"],
         "treadle.runtime": ["cpp/*", "cpp/**/*", "cmake/*"],
         "treadle.codegen.ptxsim.standin": ["cpp/*"],
     },

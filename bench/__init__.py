@@ -18,9 +18,10 @@ Measure = Callable[[str, Callable[[str], None]], Report]
 
 
 def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None]) -> list[Report]:
-    """Measure what is named: scan.gspn, gemm.linear, plan or SYSTEM:CONFIGURATION; one of each unless named."""
+    """Measure what is named: scan.gspn, gemm.linear, plan, SYSTEM:CONFIGURATION or ptx; one of each but ptx unless named."""
     from treadle.bench import model, plan_overhead
     from treadle.bench.gemm import linear
+    from treadle.bench.ptx import speed
     from treadle.bench.scan import gspn
     from treadle.models import SYSTEMS, configurations
     from treadle.schedules.target import Target
@@ -34,11 +35,12 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
     }
     models: dict[str, Measure] = {f"{s}:{c}": partial(model.measure, s, c) for s in SYSTEMS for c in configurations(s)}
     first = {s: models[f"{s}:{next(iter(configurations(s)))}"] for s in SYSTEMS}
+    asked: dict[str, Measure] = {"ptx": speed.measure}  # needs nvcc, and measures no kernel but the machine
     found = []
-    every = {**known, **first, **models}
+    every = {**known, **first, **models, **asked}
     for name in names or [*known, *first]:
         if name not in every:
-            raise UnknownNameError.unknown("benchmark", name, [*known, *models])
+            raise UnknownNameError.unknown("benchmark", name, [*known, *models, *asked])
         progress(f"measuring {name}")
         found.append(every[name](target, progress))
     return found

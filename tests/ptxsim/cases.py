@@ -181,26 +181,14 @@ def collatz(d: Device) -> Iterator[Result]:
 
 def _chosen(v: int, y: int) -> int:
     """What a thread of `choose` makes of its number."""
-    bits = f"{v:032b}"
-    w = v
-    match v & 15:
-        case 0: w = v * v
-        case 1: w = v + y
-        case 2: w = bits.index("1")
-        case 3:
-            for _ in range(v % 7):
-                w ^= w << 3 & 0xFFFFFFFF
-        case 4: w = bits.count("1")
-        case 5: w = v // 3
-        case 6: w = v % 5
-        case 7: w = -v
-        case 8: w = int(bits[::-1], 2)
-        case 9: w = max(v, 77)
-        case 10: w = (v | 1) * 3
-        case 11: w = v * 3
-        case 12: return v
-        case _: w = 9  # fmt: skip
-    return w + 1
+    bits, low, mixed = f"{v:032b}", v & 15, v
+    for _ in range(v % 7):
+        mixed ^= mixed << 3 & 0xFFFFFFFF
+    ways = {
+        0: v * v, 1: v + y, 2: bits.index("1"), 3: mixed, 4: bits.count("1"), 5: v // 3, 6: v % 5, 7: -v,
+        8: int(bits[::-1], 2), 9: max(v, 77), 10: (v | 1) * 3, 11: v * 3,
+    }  # fmt: skip
+    return v if low == 12 else ways.get(low, 9) + 1
 
 
 @case("control")

@@ -16,7 +16,7 @@ from treadle.cli.output import Reply, table, working
 def bench(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROGRAM|MODEL]...", help="scan.gspn, gemm.linear, cgspn:CONFIG or plan; all unless named."),
+        typer.Argument(metavar="[PROGRAM|MODEL]...", help="scan.gspn, gemm.linear, cgspn:CONFIG or plan, all unless named; or ptx."),
     ] = None,
     target: flags.Target = "cpu",
     output: Annotated[

@@ -54,8 +54,8 @@ gemm_ws(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b
 #endif
           mbarrier_arrive_expect(&s.full[p.stage], BUG == 3 ? M * K * 2 : (M + N) * K * 2);  // bug 2 PhaseHazard; bug 3 PhaseHazard
           for (int g = 0; g < WORKERS; g++)
-            tma_load<2>(s.a[p.stage] + g * 64 * K * 2, a, {i * K, row + g * 64}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard
-          tma_load<2>(s.b[p.stage], b, {i * K, column}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard
+            tma_load<2>(s.a[p.stage] + g * 64 * K * 2, a, {i * K, row + g * 64}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard; bug 5 RaceHazard PendingHazard
+          tma_load<2>(s.b[p.stage], b, {i * K, column}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard; bug 5 RaceHazard PendingHazard
         }
     }
   } else {

@@ -41,7 +41,7 @@ DEVICE void copy_boxes(const TensorMap &map, const Boxes &boxes, uint8_t *y, int
   for (int i = blockIdx.x, n = 0; i < total; i += gridDim.x, n++) {
     int s = n % STAGES;
 #if BUG != 7
-    mbarrier_wait(&full[s], BUG == 6 ? 0 : n / STAGES % 2);  // bug 2 RaceHazard UninitialisedHazard PhaseHazard; bug 3 DeadlockHazard; bug 6 PhaseHazard
+    mbarrier_wait(&full[s], BUG == 6 ? 0 : n / STAGES % 2);  // bug 2 RaceHazard UninitialisedHazard PhaseHazard; bug 3 DeadlockHazard; bug 6 PhaseHazard DeadlockHazard
 #endif
 #pragma unroll 1
     for (int k = t; k < bytes; k += blockDim.x) {

@@ -62,7 +62,7 @@ DEVICE void multiply(const TensorMap &a, const TensorMap &b, float *c, int n, in
   for (int at = 0, phase = 0; at < k; at += depth, phase ^= BUG != 1) {
     if (t == 0) {
       mbarrier_arrive_expect(&full, tile * (1 + groups));
-      B::load(tiles, b, column, at, type, &full);
+      B::load(tiles, b, column, at, type, &full);  // bug 4 PendingHazard RaceHazard
       for (int g = 0; g < groups; g++) A::load(tiles + tile * (1 + g), a, row + 64 * g, at, type, &full);  // bug 4 PendingHazard RaceHazard
     }
     mbarrier_wait(&full, phase);  // bug 1 PhaseHazard
