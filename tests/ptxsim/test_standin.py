@@ -99,7 +99,8 @@ def test_what_cuda_refuses(program):
     *refused, after = program("misuse")
     codes = [text.split(": ")[1] for text in refused]
     invalid = "cudaErrorInvalidValue"
-    assert codes == ["cudaErrorInvalidConfiguration"] * 2 + [invalid] * 4 + ["cudaErrorMemoryAllocation"]
+    assert codes == ["cudaErrorInvalidConfiguration"] * 2 + [invalid] * 4 + ["cudaErrorMemoryAllocation", invalid, invalid]
+    assert "too many threads" in refused[-2] and refused[-1].endswith("invalid argument")  # by the machine; by CUDA again
     assert after == "1 200"
 
 
@@ -144,11 +145,10 @@ def children(process):
 def started(program, environment):
     """A program that is in the middle of a kernel, and its machine's process."""
     running = subprocess.Popen([program.folder / "program", "stuck"], stdout=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 60
-    while not (found := children(running.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(2)  # into the kernel
-    return running, found[0]
+    assert running.stdout.readline() == "ready\n"
+    time.sleep(1)  # into the kernel
+    (machine,) = children(running.pid)
+    return running, machine
 
 
 def test_a_machine_that_dies_is_an_error_of_the_program(program, standin):
@@ -255,8 +255,25 @@ def without_barriers(bundle, tmp_path_factory):
     return copy
 
 
-def test_a_kernel_that_misses_a_barrier_is_found(without_barriers):
-    kind, said = python(REFUSED, without_barriers, "ptx:sm_90a")
+TWICE = """
+import json, sys
+import numpy as np
+import treadle
+session = treadle.load(sys.argv[1], device="ptx:sm_90a")
+said = []
+for _ in range(2):
+    try:
+        session.run(x=np.zeros((1, 40, 32), np.float32))
+    except treadle.errors.TreadleError as wrong:
+        said.append([type(wrong).__name__, str(wrong)])
+session.close()
+print(json.dumps(said))
+"""
+
+
+def test_a_kernel_that_misses_a_barrier_is_found_and_breaks_the_device(without_barriers):
+    (kind, said), (again, later) = python(TWICE, without_barriers)
+    assert again == "DeviceError" and "RaceHazard: kernel image_to_planes" in later
     assert kind == "DeviceError" and "RaceHazard: kernel image_to_planes" in said and "use a new process" in said
     assert "main: node planes" in said
 

@@ -46,11 +46,19 @@ def main() -> None:
 
 def _receive(wire: socket.socket) -> str:
     """The next request; empty at the end."""
-    head = wire.recv(_LENGTH.size, socket.MSG_WAITALL)
-    if len(head) < _LENGTH.size:
-        return ""
-    (length,) = _LENGTH.unpack(head)
-    return wire.recv(length, socket.MSG_WAITALL).decode()
+    head = _exactly(wire, _LENGTH.size)
+    return _exactly(wire, *_LENGTH.unpack(head)).decode() if head else ""
+
+
+def _exactly(wire: socket.socket, count: int) -> bytes:
+    """So many bytes; none where the other side is gone."""
+    got = bytearray()
+    while len(got) < count:
+        part = wire.recv(count - len(got))
+        if not part:
+            return b""
+        got += part
+    return bytes(got)
 
 
 def _end_with(wire: socket.socket) -> None:

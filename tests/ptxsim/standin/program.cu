@@ -22,6 +22,8 @@ __global__ void add_unchecked(float* y, const float* x, float value) {
   y[i] = x[i] + value;
 }
 
+__global__ void __launch_bounds__(64) few(float* y) { y[threadIdx.x] = 0; }
+
 __global__ void ranks(int* y) {
   unsigned rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -144,7 +146,9 @@ static void uninitialised() {
 
 static void stuck() {
   Arrays a;
+  add<<<2, 128>>>(a.y, a.x, 1.0f, kN);
   CHECK(cudaMemset(a.y, 0, 4));
+  std::printf("ready\n");
   std::fflush(stdout);
   forever<<<1, 1>>>(reinterpret_cast<int*>(a.y));
   CHECK(cudaGetLastError());
@@ -162,6 +166,9 @@ static void misuse() {
   CHECK(cudaMemcpy(a.host.data(), a.x, kN * 4, cudaMemcpyHostToDevice));
   CHECK(cudaFree(a.x + 1));
   CHECK(cudaMalloc(&a.x, 1ull << 50));
+  few<<<1, 128>>>(a.y);  // what only the kernel itself forbids
+  CHECK(cudaGetLastError());
+  CHECK(cudaFree(a.x + 1));
   add<<<2, 128>>>(a.y, a.x, 1.0f, kN);  // x is as it was
   a.show();
 }

@@ -109,14 +109,14 @@ API CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute number
 }
 API CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** args, void** extra) {
   std::lock_guard<std::recursive_mutex> lock(standin::mutex);
-  if (broken()) return result(broken());
+  if (broken()) return result(given(broken()));
   Shape shape{{c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}, {0, 0, 0}, c->sharedMemBytes};
   for (unsigned i = 0; i < c->numAttrs; ++i) {
     if (c->attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) continue;
     const auto& size = c->attrs[i].value.clusterDim;
     shape.cluster[0] = size.x, shape.cluster[1] = size.y, shape.cluster[2] = size.z;
   }
-  return result(launch(*reinterpret_cast<Kernel*>(function), shape, args, extra, c->hStream, "packed"));
+  return result(given(launch(*reinterpret_cast<Kernel*>(function), shape, args, extra, c->hStream, "packed")));
 }
 API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                             unsigned shared, CUstream stream, void** args, void** extra) {

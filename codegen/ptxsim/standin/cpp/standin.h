@@ -33,7 +33,7 @@ int fact(const char* name);  // devices, capability, driver, init, run, log, mem
 extern thread_local int current_device;
 extern thread_local cudaError_t last_error;
 cudaError_t given(cudaError_t error);                          // what a call returns, remembered as the last error
-cudaError_t explained(cudaError_t error, std::string text);    // the same, and what its string is from now on
+cudaError_t explained(cudaError_t error, std::string text);    // the error, whose string is this when it is given next
 cudaError_t broken();                                          // what broke the device, or success
 cudaError_t breaks(cudaError_t error, std::string text);
 const char* explanation(cudaError_t error);                    // nullptr: none but CUDA's own

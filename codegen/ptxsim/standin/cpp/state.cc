@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <utility>
 
 #include "control.h"
 #include "standin.h"
@@ -23,6 +24,7 @@ namespace {
 cudaError_t broken_by = cudaSuccess;
 std::map<cudaError_t, const char*> explanations;
 std::deque<std::string> said;  // for ever: callers keep pointers
+cudaError_t just_explained = cudaSuccess;
 
 constexpr struct {
   const char* name;
@@ -32,6 +34,7 @@ constexpr struct {
 void explain(cudaError_t error, std::string text) {
   said.push_back(std::move(text));
   explanations[error] = said.back().c_str();
+  just_explained = error;
 }
 }  // namespace
 
@@ -73,8 +76,10 @@ int fact(const char* name) {
 }
 
 cudaError_t given(cudaError_t error) {
-  if (error != cudaSuccess) last_error = error;
-  return error;
+  if (error == cudaSuccess) return error;
+  // The same code for another reason has CUDA's own string again.
+  if (error != std::exchange(just_explained, cudaSuccess) && error != broken_by) explanations.erase(error);
+  return last_error = error;
 }
 
 cudaError_t explained(cudaError_t error, std::string text) {
