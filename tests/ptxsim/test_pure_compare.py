@@ -120,14 +120,16 @@ def test_set(kind):
     a, b = operands(kind)
     yes = {"u32": 0xFFFFFFFF, "s32": 0xFFFFFFFF, "f32": 0x3F800000, "f16": 0x3C00, "bf16": 0x3F80}
     if kind in ("f16", "bf16"):
-        yes |= {"u16": 0xFFFF, "s16": 0xFFFF}
+        yes = {"u16": 0xFFFF, "s16": 0xFFFF, "u32": 0xFFFFFFFF, "s32": 0xFFFFFFFF, "bf16": 0x3F80}
+    if kind == "f16":
+        yes["f16"] = 0x3C00
     for name in FLOAT_TESTS:
         holds = call(f"setp.{name}.{kind}", a, b)
         for out, value in yes.items():
             assert call(f"set.{name}.{out}.{kind}", a, b) == [value if h else 0 for h in holds]
     c = [i % 3 == 0 for i in range(len(a))]
-    got = call(f"set.le.or.f32.{kind}", a, b, c)
-    assert got == [0x3F800000 if h or x else 0 for h, x in zip(call(f"setp.le.{kind}", a, b), c, strict=True)]
+    got = call(f"set.le.or.u32.{kind}", a, b, c)
+    assert got == [0xFFFFFFFF if h or x else 0 for h, x in zip(call(f"setp.le.{kind}", a, b), c, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["b16", "b32", "b64", "u16", "s32", "u64", "f32", "f64"])

@@ -110,9 +110,15 @@ def _set(mods: Mods) -> Pure:
     out = mods.type("u16", "s16", "u32", "s32", "f32", "f16", "bf16", "f16x2", "bf16x2")
     kind = mods.type(*_FLOATS, *_SIGNED, *_UNSIGNED, *_BITS)
     mods.end()
-    if (out in ("u16", "s16") and kind not in ("f16", "bf16")) or (kind.endswith("x2") and out not in ("u32", "s32", kind)):
-        raise NotThis
-    if out.endswith("x2") and kind != out:
+    refused = (
+        (out in ("u16", "s16") and kind not in ("f16", "bf16"))
+        or (kind.endswith("x2") and out not in ("u32", "s32", kind))
+        or (out.endswith("x2") and kind != out)
+        or (out == "f32" and kind in ("f16", "bf16"))
+        or (out == "f16" and kind == "bf16")
+        or (out == "bf16" and ftz)
+    )
+    if refused:
         raise NotThis
     test = _test(name, kind, ftz)
     result = _truth(out, packed=kind.endswith("x2"))

@@ -30,7 +30,7 @@ def _cvt(mods: Mods) -> Pure:
     ftz, sat = mods.flag("ftz"), mods.flag("sat")
     out, kind = mods.type(*INTEGERS, *FLOATS), mods.type(*INTEGERS, *FLOATS)
     mods.end()
-    if ftz and "f32" not in (out, kind):
+    if (ftz and "f32" not in (out, kind)) or (sat and "bf16" in (out, kind)):
         raise NotThis
     from_float, to_float = kind in FLOATS, out in FLOATS
     if not from_float and not to_float:
@@ -110,8 +110,10 @@ def _between_floats(out: str, kind: str, integral: str | None, mode: str | None,
     if integral and (out != kind or mode):
         raise NotThis
     loses = _RANK[out] < _RANK[kind] or (out != kind and _RANK[out] == _RANK[kind])
-    if loses != (mode is not None) or (sat and out == "bf16"):
-        raise NotThis
+    if loses != (mode is not None):
+        if kind != "bf16" or loses or out == kind:
+            raise NotThis
+        mode = None  # of bf16 to f32 or f64 a rounding may be named, and has nothing to do
     if integral:
         fn = _integral(kind, integral)
     elif mode:
