@@ -1,7 +1,7 @@
 """C++ programs built with CMake against an installed treadle, in clean folders.
 
-The headers and CMake files come from a wheel, installed with `pip install --target`, so that a file that setup.py forgets is
-missed here; the compiler that treadle_add_bundle runs is that of this environment.
+The wheel is installed into a virtual environment of its own, and headers, CMake files, the `treadle` command and the compiler
+that it runs are the wheel's, so that a file that setup.py forgets is missed here. What treadle depends on is this environment's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -49,15 +50,20 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
 
 @pytest.fixture(scope="session")
 def installed(once) -> Path:
-    """site-packages with treadle alone, from a wheel built in a copy: pip leaves traces in the tree that it builds."""
+    """The `treadle` command of the environment, whose wheel is built in a copy: pip leaves traces in the tree that it builds."""
 
     def install(folder: Path) -> None:
         unwanted = shutil.ignore_patterns(".*", "build", "gpu-kit", "demo-out", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT, folder / "source", ignore=unwanted)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--no-deps", "--target", folder / "site", folder / "source"], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+        python = folder / "venv" / "bin" / "python"
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--no-deps", folder / "source"], check=True)
+        # Behind the environment's own packages; an editable treadle here needs its own .pth to be found, which is not read there.
+        (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+        (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
-    return once("installed", install) / "site"
+    return once("installed", install) / "venv" / "bin" / "treadle"
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +71,8 @@ def build(installed, once) -> Callable[[str, Path], Path]:
     """build(name, source): configures and builds the CMake project there; returns the folder of what it built."""
     cmake = BIN / "cmake"
     flags = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Wshadow -Wconversion -Werror"]
-    where = [f"-Dtreadle_DIR={installed}/treadle/runtime/cmake", f"-DTREADLE_PROGRAM={BIN}/treadle"]
+    printed = subprocess.run([installed, "--cmakedir"], capture_output=True, text=True, check=True).stdout.strip()
+    where = [f"-Dtreadle_DIR={printed}"]
 
     def build(name: str, source: Path) -> Path:
         def make(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +132,19 @@ def test_python_says_the_same(examples, name, array):
     assert (said["type"], said["message"], str(said["given"]), said["expected"]) == WRONG[name]
 
 
-def test_cmakedir_names_the_folder_of_the_config():
-    program = Path(sys.executable).parent / "treadle"
-    done = subprocess.run([program, "--cmakedir"], capture_output=True, text=True, check=True)
+def test_the_examples_are_built_with_the_installed_wheel_alone(installed, examples):
+    """Its headers, and its command, which compiled the bundle."""
+    found = dict(re.findall(r"^(TREADLE_PROGRAM|treadle_DIR):\w+=(.*)$", (examples / "CMakeCache.txt").read_text(), re.M))
+    assert Path(found["TREADLE_PROGRAM"]).resolve() == installed.resolve()
+    assert Path(found["treadle_DIR"]).resolve().is_relative_to(installed.parents[1].resolve())
+    code = "import treadle, treadle.codegen, treadle.ir; print(treadle.__file__, treadle.codegen.__file__, treadle.ir.__file__)"
+    done = subprocess.run([installed.with_name("python"), "-c", code], capture_output=True, text=True, check=True, cwd=examples)
+    assert all(Path(file).is_relative_to(installed.parents[1]) for file in done.stdout.split())
+
+
+def test_cmakedir_names_the_folder_of_the_config(installed):
+    done = subprocess.run([installed, "--cmakedir"], capture_output=True, text=True, check=True)
     folder = Path(done.stdout.strip())
+    assert folder.is_relative_to(installed.parents[1])
     assert (folder / "treadleConfig.cmake").is_file()
     assert f'PACKAGE_VERSION "{treadle.__version__}"' in (folder / "treadleConfigVersion.cmake").read_text()
