@@ -48,7 +48,9 @@ class Load:
 
     def complete(self) -> None:
         if not self.m.alive().any():
-            raise self.m.hazard(PendingHazard, "the kernel ends while this copy into its shared memory is under way", self.engine, 0)
+            raise self.m.hazard(
+                PendingHazard, "the kernel ends while this copy into its shared memory is under way", self.engine, 0
+            )
         known = self.m.part(Engines).finished(self.engine.agent)
         for write, barrier, count in self.parts:
             write.land()

@@ -77,7 +77,7 @@ class Machine(bind.Operands):
         self.checks_at_exit: list[Callable[[], None]] = []  # ... and what must hold when all threads have left
         self.published: dict[tuple[str, int], NDArray[np.int64]] = {}  # space and address -> what a strong write hands on
         self.barriers: Any = None  # of effects/barrier.py
-        self.parts: dict[type, Any] = {}  # what several effects share
+        self.parts: dict[Callable[[Machine], Any], Any] = {}  # what several effects share
         self.engines: dict[int, list[tuple[int, str]]] = {}  # of agents that are not warps: since which clock they do what
         self.relents: list[Callable[[], bool]] = []  # waits that may give up; asked when nobody can go on
         self.when_bound: list[Callable[[], None]] = []  # for effects that look at other instructions' steps
@@ -185,9 +185,9 @@ class Machine(bind.Operands):
         self.state[gang.threads] = EXITED
         self.changed()
         if self.ctas > 1:
-            there = self.alive().reshape(self.ctas, -1).any(axis=1)
+            there = self.alive().reshape(self.ctas, -1)
             for rank in np.unique(self.cta_of(gang)).tolist():
-                if not there[rank]:
+                if not there[rank].any():
                     self.shared.leave(rank)
 
     # -- for effects ---------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Machine(bind.Operands):
         """Work that goes on beside the threads."""
         self.deferred.append(op)
 
-    def part(self, kind: type[Part]) -> Part:
+    def part(self, kind: Callable[[Machine], Part]) -> Part:
         """The one object of a kind that effects share, made on first use."""
         if kind not in self.parts:
             self.parts[kind] = kind(self)

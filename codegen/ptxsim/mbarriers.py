@@ -85,7 +85,9 @@ class Mbarriers:
         if not 1 <= count <= MOST:
             raise self.m.hazard(PhaseHazard, f"an mbarrier for {count} arrivals, not 1 to {MOST}", gang, 0, address)
         if address in self.of:
-            raise self.m.hazard(PhaseHazard, f"the {self.of[address]} is initialised again, and was not invalidated", gang, 0, address)
+            raise self.m.hazard(
+                PhaseHazard, f"the {self.of[address]} is initialised again, and was not invalidated", gang, 0, address
+            )
         warp = int(gang.warp_of[0])
         self.of[address] = Mbarrier(address, count, count, (warp, int(self.m.order.seen[warp, warp])))
 
@@ -102,7 +104,9 @@ class Mbarriers:
         """The mbarrier at an address, for some of a gang's threads: all must know of its init."""
         found = self.of.get(address)
         if found is None:
-            raise self.m.hazard(PhaseHazard, f"no mbarrier was initialised at shared address {address:#x}", actor, int(threads[0]), address)
+            raise self.m.hazard(
+                PhaseHazard, f"no mbarrier was initialised at shared address {address:#x}", actor, int(threads[0]), address
+            )
         warp, clock = found.made
         agents = np.array([actor.agent]) if isinstance(actor, Engine) else actor.warp_of[threads]
         late = self.m.order.seen[agents, warp] < clock
@@ -134,7 +138,9 @@ class Mbarriers:
         if not 1 <= count <= b.pending:
             raise self.m.hazard(PhaseHazard, f"{count} arrivals at the {b}", actor, index, b.address)
         if count == b.pending and not may_complete:
-            raise self.m.hazard(PhaseHazard, f"an arrival that must not complete the phase completes it: {b}", actor, index, b.address)
+            raise self.m.hazard(
+                PhaseHazard, f"an arrival that must not complete the phase completes it: {b}", actor, index, b.address
+            )
         b.pending -= count
         self._settle(b, actor, index)
 

@@ -90,7 +90,9 @@ class Warpgroups:
             for first in np.unique(self.first_of(fresh)).tolist():
                 members = slice(first, first + SIZE)
                 if first % m.cta_stride + SIZE > m.cta_threads or not m.alive()[members].all():
-                    raise m.hazard(DivergenceHazard, "the warpgroup is not whole: threads have left, or were never there", gang, 0)
+                    raise m.hazard(
+                        DivergenceHazard, "the warpgroup is not whole: threads have left, or were never there", gang, 0
+                    )
                 if parked[members].all():
                     parked[members] = False
                     act(Gang(np.arange(first, first + SIZE)), self.group(first))
@@ -144,7 +146,9 @@ class Warpgroups:
                 raise m.hazard(PendingHazard, f"the product at {held.where}, of another shape, still holds {name}", gang, 0)
         for name in operands:
             if name in group.held and group.held[name].accumulates:
-                raise m.hazard(PendingHazard, f"{name} is still an accumulator of the product at {group.held[name].where}", gang, 0)
+                raise m.hazard(
+                    PendingHazard, f"{name} is still an accumulator of the product at {group.held[name].where}", gang, 0
+                )
         where = m.entry.body[m.here].where
         for names, accumulates in ((operands, False), (accumulators, True)):
             for name in names:

@@ -70,7 +70,9 @@ class ClusterBarrier:
         order = self.m.order
         twice = self.ticket[gang.threads] >= 0
         if twice.any():
-            raise self.m.hazard(DivergenceHazard, "a second arrival at the cluster's barrier without a wait", gang, int(twice.argmax()))
+            raise self.m.hazard(
+                DivergenceHazard, "a second arrival at the cluster's barrier without a wait", gang, int(twice.argmax())
+            )
         self.ticket[gang.threads] = self.generation
         for warp in gang.warps.tolist():
             if releases:
@@ -90,7 +92,9 @@ class ClusterBarrier:
         """Those who must wait still."""
         absent = self.ticket[gang.threads] < 0
         if absent.any():
-            raise self.m.hazard(DivergenceHazard, "a wait at the cluster's barrier without an arrival", gang, int(absent.argmax()))
+            raise self.m.hazard(
+                DivergenceHazard, "a wait at the cluster's barrier without an arrival", gang, int(absent.argmax())
+            )
         blocked = self.ticket[gang.threads] >= self.generation
         if blocked.any():
             self.settle()  # somebody may have left since

@@ -186,7 +186,6 @@ class _Arrival:
     thread: int
     newest: int
     barrier_at: int
-    counted: bool
 
     def complete(self) -> None:
         m = self.m
@@ -195,8 +194,6 @@ class _Arrival:
         barrier = barriers.find(self.engine, np.zeros(1, np.intp), self.barrier_at)
         for _, known in copies.land(gang, np.array([self.newest])):
             barrier.add(known)
-        if not self.counted:
-            barrier.pending += 1
         barriers.arrive(barrier, self.engine, 0, 1)
 
 
@@ -210,9 +207,11 @@ def arrive(instr: Instr, m: Machine) -> Step:
         at = address(gang)
         m.shared.atomic(gang, at, 8)
         for i, a in enumerate(at.tolist()):
-            barriers.find(gang, np.array([i]), a)
+            barrier = barriers.find(gang, np.array([i]), a)
+            if not counted:  # one more is waited for, from now on
+                barrier.pending += 1
             thread = int(gang.threads[i])
             engine = Engine(int(gang.warp_of[i]), m.place(thread))
-            m.defer(_Arrival(m, engine, thread, int(copies.group[thread]), a, counted))
+            m.defer(_Arrival(m, engine, thread, int(copies.group[thread]), a))
 
     return step

@@ -52,7 +52,9 @@ class _Box:
         window, within = address >> 48 << 48, address & ((1 << 48) - 1)
         name = next((s for s in ("param", "global") if WINDOWS[s] == window), None)
         if name is None:
-            raise m.hazard(BoundsHazard, f"a tensor map at {address:#x}, neither a parameter nor in global memory", gang, i, address)
+            raise m.hazard(
+                BoundsHazard, f"a tensor map at {address:#x}, neither a parameter nor in global memory", gang, i, address
+            )
         one = Gang(np.repeat(gang.threads[i : i + 1], 2))
         raw = m.space(name).load(one, np.array([within, within + 64], np.uint64), 8, 8)
         try:

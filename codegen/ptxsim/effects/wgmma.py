@@ -93,7 +93,7 @@ def multiply(instr: Instr, m: Machine) -> Step:
 def _immediate(operand: Operand, instr: Instr) -> int:
     if not isinstance(operand, Imm):
         raise bind.refuse(instr, "an immediate that is none")
-    return operand.value - (1 << 64) if operand.value >> 63 else operand.value
+    return operand.value
 
 
 @effect("wgmma.fence")
