@@ -70,6 +70,7 @@ def pack(
     shutil.copy(ROOT / "gpu" / "run.sh", out)
     (out / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "gpu" / "test_device.py", out / "tests")
+    _ptx_cases(out / "tests" / "ptxsim")
     if wheels:
         _say("collecting wheels")
         _wheels(out / "wheels")
@@ -148,6 +149,18 @@ class _Libraries:
         scripts = [k.func.script(show_meta=True) for k in lowered]
         key = digest({"kind": kind, "kernels": scripts, "target": self.target.name, "tools": tools})
         return Cache.default().get_or_build(key, build, self.keep)[0]
+
+
+
+def _ptx_cases(out: Path) -> None:
+    """The PTX machine's test kernels and cases, which a GPU has to agree with."""
+    tests = ROOT / "tests" / "ptxsim"
+    (out / "kernels" / "ptx").mkdir(parents=True)
+    for name in ("cases", "kernels", "on_machine", "on_gpu", "test_on_gpu"):
+        shutil.copy(tests / f"{name}.py", out)
+    for source in tests.glob("kernels/*.cu"):
+        shutil.copy(source, out / "kernels")
+        shutil.copy(source.parent / "ptx" / f"{source.stem}.ptx", out / "kernels" / "ptx")
 
 
 def _link(lowered: Sequence[Lowered], target: Target, folder: Path) -> None:

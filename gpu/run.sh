@@ -53,6 +53,6 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$kit"
 if [ "$only" = tests ]; then
-  TREADLE_KIT=$kit exec "$python" -m pytest -p no:cacheprovider -o markers=gpu -q tests --junitxml "$out/tests.xml"
+  TREADLE_KIT=$kit exec "$python" -m pytest -p no:cacheprovider --import-mode=importlib -o markers=gpu -q tests --junitxml "$out/tests.xml"
 fi
 PYTHONUNBUFFERED=1 exec "$python" -m gpu --kit "$kit" --out "$out" --device "$device" ${only:+--only "$only"} "${rest[@]}"

@@ -40,8 +40,12 @@ class Machine:
 
     def tensor_map(self, array: Any, box: tuple[int, ...], span: int = 0, nan: bool = False) -> bytes:
         """Of a whole array; the box innermost first."""
-        strides = np.cumprod([array.dtype.itemsize, *array.shape[:0:-1]])[1:]
-        dims = array.shape[::-1]
         return tensor_map.encode(
-            TYPES[array.dtype], array.pointer, dims, strides.tolist(), box, span=span or 16, nan_fill=nan
-        )  # fmt: skip
+            TYPES[array.dtype], array.pointer, array.shape[::-1], strides_of(array), box, span=span or 16, nan_fill=nan
+        )
+
+
+def strides_of(array: Any) -> list[int]:
+    """Bytes from one element to the next along each dimension but the innermost, the inner ones first."""
+    strides: list[int] = np.cumprod([array.dtype.itemsize, *array.shape[:0:-1]])[1:].tolist()
+    return strides
