@@ -87,4 +87,4 @@ class Rows:
 def _unguarded(term: Expr) -> Expr:
     """A term of a part without the question whether its row exists: schedules only visit rows that do."""
     call = getattr(getattr(term, "op", None), "name", "")
-    return term.args[1] if call == "tirx.if_then_else" else term
+    return term.args[1] if call == "prim.if_then_else" else term

@@ -89,7 +89,7 @@ def _tile(rows: Rows, point: Knobs) -> int:
     return max(rows.block, point.rows)
 
 
-class _Totals:
+class Totals:
     """One sum for each row of a block, added up over the threads of its team: publish, thin, finish, read."""
 
     def __init__(self, tile: int, across: int, threads: int) -> None:
@@ -150,7 +150,7 @@ class _Block:
         return moves.elements_of(self.point.access, self.rows.program.dtype)
 
     def emit(self) -> None:
-        totals = {s: _Totals(self.tile, self.point.across, self.threads) for s in self.rows.sums}
+        totals = {s: Totals(self.tile, self.point.across, self.threads) for s in self.rows.sums}
         with moves.phase(self.threads) as thread:
             self._sums(thread, totals)
         for total in totals.values():
@@ -159,7 +159,7 @@ class _Block:
         with moves.phase(self.threads) as thread:
             self._results(thread, totals)
 
-    def _sums(self, thread: Expr, totals: dict[te.Tensor, _Totals]) -> None:
+    def _sums(self, thread: Expr, totals: dict[te.Tensor, Totals]) -> None:
         lane = tirx.truncmod(thread, self.point.across)
         with T.serial(0, self.tile // self.point.rows) as step:
             here = step * self.point.rows + tirx.truncdiv(thread, self.point.across)
@@ -183,7 +183,7 @@ class _Block:
                     registers.store(0, registers[0] + registers[slot])
                 totals[total].publish(here, lane, registers[0])
 
-    def _results(self, thread: Expr, totals: dict[te.Tensor, _Totals]) -> None:
+    def _results(self, thread: Expr, totals: dict[te.Tensor, Totals]) -> None:
         rows, lanes = self.rows, self.lanes
         operands = rows.read_by([*rows.results, *rows.parts])
 

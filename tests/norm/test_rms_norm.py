@@ -74,9 +74,9 @@ def test_the_other_order_of_gate_and_norm_is_caught(name):
 def test_a_lost_share_of_a_sum_is_caught(name, monkeypatch):
     program = bound(name)
     assert not mismatched(program, lower(program, EMULATED).func)
-    whole = row_teams._Totals._add
+    whole = row_teams.Totals._add
     lost = staticmethod(lambda into, words, slot, first, count, stride: whole(into, words, slot, first, count - 1, stride))
-    monkeypatch.setattr(row_teams._Totals, "_add", lost)
+    monkeypatch.setattr(row_teams.Totals, "_add", lost)
     assert mismatched(program, lower(program, EMULATED).func)
 
 

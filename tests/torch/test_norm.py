@@ -67,7 +67,11 @@ def pulled(function, given, grads):
     return [*results, *torch.autograd.grad(results, leaves, [g.to(r.dtype) for g, r in zip(grads, results, strict=True)])]
 
 
-@pytest.mark.parametrize("case", CASES)
+#: Each dtype of a case is two kernels of its own: most cases are left to the long run.
+SOME = [c if c in ("residual in float32", "gate first, groups") else pytest.param(c, marks=pytest.mark.long) for c in CASES]
+
+
+@pytest.mark.parametrize("case", SOME)
 def test_forward_and_backward_equal_the_definition(case):
     op, definition, first, _ = CASES[case]
     for rows in ((3, 11), (40,), (1,)):
@@ -89,7 +93,7 @@ def test_gradients_of_the_definition_are_those_of_finite_differences(case):
     assert torch.autograd.gradcheck(definition, given)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SOME)
 def test_a_row_is_the_same_bits_whatever_stands_beside_it(case):
     op = CASES[case][0]
     given = inputs(case, (37,))

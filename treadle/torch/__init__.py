@@ -18,8 +18,9 @@ except ModuleNotFoundError:
         "treadle.torch needs torch", given="no module torch", expected="torch", hint="pip install 'treadle[torch]'"
     ) from None
 
+from treadle.torch.conv import causal_conv1d_fn
 from treadle.torch.gates import gspn_gates
 from treadle.torch.norm import rms_norm_fn, rmsnorm_fn
 from treadle.torch.scan import gspn_scan
 
-__all__ = ["gspn_gates", "gspn_scan", "rms_norm_fn", "rmsnorm_fn"]
+__all__ = ["causal_conv1d_fn", "gspn_gates", "gspn_scan", "rms_norm_fn", "rmsnorm_fn"]

@@ -1,0 +1,100 @@
+"""scan.causal_conv1d and its adjoint: both schedules against the oracles, mistakes planted in them, the compiler's report."""
+
+from contextlib import ExitStack
+
+import pytest
+import tvm_ffi
+from tvm import ir, tirx
+
+from treadle.batch import compile_many
+from treadle.check import held, sweep
+from treadle.codegen import cuda as codegen
+from treadle.codegen import nvcc, ptxas
+from treadle.codegen.lower import Lowered, lower
+from treadle.errors import ToolchainError
+from treadle.ir import build
+from treadle.schedules.scan import conv_windows
+from treadle.schedules.target import Target
+
+NAMES = ("scan.causal_conv1d", "scan.causal_conv1d_adjoint")
+CPU, EMULATED, CUDA = (Target.parse(t) for t in ("cpu", "emulate:sm_90a", "cuda:sm_90a"))
+SIZES = {"B": 2, "L": 37, "D": 7}
+
+
+def mismatched(program, func):
+    """Whether the check finds a function out of tolerance."""
+    kernel = Lowered(program, "mutant", conv_windows.Knobs(), func)
+    with ExitStack() as keep:
+        function = compile_many([kernel], CPU, keep, lambda _: None)[id(kernel)]
+        return any(held(kernel, function, seed=0, case=case)[1] for case in range(2))
+
+
+def bound(name, **attrs):
+    return build(name, "float32", {"activation": "none", **attrs}, SIZES)
+
+
+@pytest.mark.parametrize("target", ["cpu", "emulate:sm_90a"])
+def test_random_cases_equal_the_oracles(target):
+    for outcome in sweep(NAMES, target, cases=2, seed=5):
+        assert not outcome.mismatches, outcome
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["cpu", "emulate:sm_90a"])
+def test_many_random_cases_equal_the_oracles(target):
+    for outcome in sweep(NAMES, target, cases=500 if target == "cpu" else 100):
+        assert not outcome.mismatches, outcome
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_border_that_is_not_asked_for_is_caught(name):
+    """Where `initial` and x were to be chosen between, `initial` is read."""
+    program = bound(name, layout="bdl")
+    func = lower(program, CPU).func
+
+    def swapped(call):
+        early = getattr(call.op, "name", "") == "prim.if_then_else" and "initial" in str(call.args[2])
+        return call.args[2] if early else call
+
+    assert not mismatched(program, func)
+    assert mismatched(program, tvm_ffi.structural_map(func, (ir.Call, swapped)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", ["bld", "bdl"])
+def test_taps_in_reverse_are_caught(name, layout, monkeypatch):
+    program = bound(name, layout=layout)
+    right = conv_windows._Windows.load
+
+    def reversed_taps(self, i, t, c, past, g, dy=None, weight=None):
+        return right(self, i, t, c, lambda k: past(self.reach - k), g, dy, weight)
+
+    monkeypatch.setattr(conv_windows._Windows, "load", reversed_taps)
+    assert mismatched(program, lower(program, EMULATED).func)
+
+
+def test_a_sequence_that_is_not_cut_is_caught(monkeypatch):
+    program = bound("scan.causal_conv1d", packed=True)
+    monkeypatch.setattr(conv_windows._Windows, "_same", lambda self, i, t, k: tirx.const(True, "bool"))
+    assert mismatched(program, lower(program, EMULATED).func)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_illegal_points_are_refused_with_a_sentence(name):
+    program = build(name, "float32", dims={"D": 7})
+    reasons = conv_windows.legal(program, EMULATED, conv_windows.Knobs(access=16))
+    assert reasons and all(len(r.split()) > 5 for r in reasons)
+
+
+def test_compiled_for_hopper_without_spills():
+    try:
+        nvcc.find()
+    except ToolchainError as missing:
+        pytest.skip(str(missing))
+    programs = [
+        build("scan.causal_conv1d_adjoint", "bfloat16", {"packed": True}),
+        build(NAMES[0], "bfloat16", {"layout": "bdl"}),
+    ]
+    made = codegen.assemble([lower(p, CUDA) for p in programs], CUDA)
+    ptxas.refuse_spills(made.usage, made.kernels)
+    assert len(made.kernels) == len(programs)
