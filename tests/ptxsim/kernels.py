@@ -58,6 +58,7 @@ def head(name: str, version: str) -> str:
     return f"// nvcc {version} of {name}.cu and ptx.h, sha256 {hashlib.sha256(sources).hexdigest()}\n"
 
 
+@cache
 def compiled(name: str, bug: int = 0) -> str:
     """What nvcc makes of a source now, as it is committed: without comments and without paths of this machine."""
     compiler = nvcc.find()
