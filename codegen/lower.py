@@ -8,7 +8,9 @@ from typing import Any
 
 from tvm import tirx
 
-from treadle.ir import Program
+from treadle.errors import ToolchainError
+from treadle.ir import Program, build
+from treadle.ir.program import Definition
 from treadle.schedules import cpu, cuda
 from treadle.schedules.serial import serial
 from treadle.schedules.space import Space
@@ -32,6 +34,14 @@ class Lowered:
 def spaces(program: Program, target: Target) -> list[Space]:
     """The schedules of a Program on a Target, the default first."""
     return cpu.spaces(program, target) if target.kind == "cpu" else cuda.spaces(program, target)
+
+
+def scheduled(definition: Definition, target: Target) -> bool:
+    """Whether any schedule maps a Program onto a Target: fused Programs have none for CUDA yet."""
+    try:
+        return bool(spaces(build(definition.name, definition.dtypes[0]), target))
+    except ToolchainError:
+        return False
 
 
 def lower(program: Program, target: Target, space: Space | None = None, point: Any = None) -> Lowered:

@@ -21,6 +21,10 @@ from treadle.errors import ArgumentError, BoundsError, UnknownNameError
 from treadle.ir import dims as dm
 from treadle.ir.dims import Dim, Size
 from treadle.ir.scan import Scan
+from treadle.ir.sweep import Sweep
+
+#: What a definition returns: a recurrence, several of them fused, or tensor expressions.
+Body = Scan | Sweep | Sequence[te.Tensor]
 
 FLOATS = ("float32", "float16", "bfloat16")
 
@@ -71,6 +75,7 @@ class Program:
     flops: Size
     exps: Size
     definition: Definition = field(repr=False)
+    sweep: Sweep | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -105,7 +110,7 @@ class Definition:
     """A named Program builder: what `treadle list` and `treadle show` speak of."""
 
     name: str
-    build: Callable[[Builder], Scan | Sequence[te.Tensor]]
+    build: Callable[[Builder], Body]
     attrs: Mapping[str, Attr]
     dtypes: tuple[str, ...]
     math: str
@@ -169,10 +174,10 @@ def define(
     attrs: Mapping[str, Attr] | None = None,
     dtypes: tuple[str, ...] = FLOATS,
     adjoint: str | None = None,
-) -> Callable[[Callable[[Builder], Scan | Sequence[te.Tensor]]], Definition]:
+) -> Callable[[Callable[[Builder], Body]], Definition]:
     """Turn a builder function into a Definition; the registry finds it by its place, `ir/ops/<family>/<op>.py`."""
 
-    def wrap(fn: Callable[[Builder], Scan | Sequence[te.Tensor]]) -> Definition:
+    def wrap(fn: Callable[[Builder], Body]) -> Definition:
         return Definition(name, fn, attrs or {}, dtypes, math, source, adjoint)
 
     return wrap
@@ -199,9 +204,9 @@ def build(
     for given in dims or {}:
         if given not in b.dims:
             raise UnknownNameError.unknown(f"{name}: dimension", given, b.dims)
-    scan = body if isinstance(body, Scan) else None
-    results = scan.results if scan else tuple(body)  # type: ignore[arg-type]
-    return Program(name, dtype, values, b.dims, b.bound, tuple(b.args), results, scan, b.flops, b.exps, d)
+    scan, sweep = (body if isinstance(body, kind) else None for kind in (Scan, Sweep))
+    results = tuple(body.results if isinstance(body, (Scan, Sweep)) else body)
+    return Program(name, dtype, values, b.dims, b.bound, tuple(b.args), results, scan, b.flops, b.exps, d, sweep)
 
 
 def _product(values: Any) -> int:

@@ -144,9 +144,10 @@ class Scan:
     def adjoint(self, grad: te.Tensor, saved: te.Tensor, results: Mapping[str, te.Tensor]) -> Scan:
         """The backward scan of a forward scan with one output.
 
-        `grad` is the gradient of the output, `saved` the forward output itself; `results` names, for each tensor read,
-        the tensor that receives its gradient. With a[p] = grad[p] + sum_k weight_k[q] a[q] over the positions q that p
-        was carried into, the gradient of a read is a * d source/d read + sum_k a * d weight_k/d read * carry_k.
+        `grad` is the gradient of the output, `saved` the forward carry; `results` names, for each tensor read, the tensor
+        that receives its gradient. With a[p] = grad[p] d output/d carry + sum_k weight_k[q] a[q] over the positions q that
+        p was carried into, the gradient of a read is a (d source/d read + sum_k d weight_k/d read carry_k), and
+        grad d output/d read where the output reads it too.
         """
         (out,) = self.outputs
         reads = dict(self.reads)
@@ -174,12 +175,15 @@ class Scan:
             terms.append(Term(-term.offset, ex.substitute(term.weight, moved)))
 
         outputs = []
+        reads["now"], symbols["now"] = Read(saved, out.index), _symbol("now")
         for name, read in self.reads.items():
             here = self.symbols[name]
             value = ex.derivative(self.source, here)
             for term in self.terms:
                 value = ex.add(value, ex.mul(ex.derivative(term.weight, here), past[term.offset]))
-            outputs.append(Output(results[read.tensor.op.name], read.index, ex.mul(value, carry), read.shared))
+            beside = ex.substitute(ex.derivative(out.value, here), {self.carry: symbols["now"]})
+            value = ex.add(ex.mul(value, carry), ex.mul(symbols["grad"], beside))
+            outputs.append(Output(results[read.tensor.op.name], read.index, value, read.shared))
 
         flush = None
         if self.init is not None:
@@ -191,7 +195,7 @@ class Scan:
             reads=reads,
             symbols=symbols,
             carry=carry,
-            source=symbols["grad"],
+            source=ex.mul(symbols["grad"], ex.derivative(out.value, self.carry)),
             terms=tuple(terms),
             outputs=tuple(outputs),
             init=None,
@@ -211,22 +215,24 @@ def trace(
     reverse: bool = False,
     chunk: int = 0,
     init: Read | None = None,
+    value: Callable[[Any, Expr], Expr] = lambda r, h: h,
 ) -> Scan:
-    """Trace a step function into a Scan that writes its carry to a tensor `out` over the whole space."""
+    """Trace a step function into a Scan that writes `value` of its reads and carry to a tensor `out` over the whole space."""
     names = list(space)
     symbols = {n: _symbol(n) for n in reads}
     carried = _Carried()
-    value = step(SimpleNamespace(**symbols), carried)
+    seen = SimpleNamespace(**symbols)
+    stated = step(seen, carried)
 
-    terms = [Term(k, ex.derivative(value, h)) for k, h in sorted(carried.items())]
+    terms = [Term(k, ex.derivative(stated, h)) for k, h in sorted(carried.items())]
     for term in terms:
         if any(ex.depends(term.weight, h) for h in carried.values()):
             raise ArgumentError(
-                "a scan step must be linear in the carry", given=str(value), expected="source + sum_k weight_k * h[k]"
+                "a scan step must be linear in the carry", given=str(stated), expected="source + sum_k weight_k * h[k]"
             )
-    source = ex.substitute(value, {h: tirx.const(0.0, CARRY) for h in carried.values()})
+    source = ex.substitute(stated, {h: tirx.const(0.0, CARRY) for h in carried.values()})
     carry = _symbol("carry")
-    result = Output(te.placeholder(tuple(space.values()), dtype, out), tuple, carry)
+    result = Output(te.placeholder(tuple(space.values()), dtype, out), tuple, value(seen, carry))
     return Scan(
         space, names.index(axis), names.index(line), reverse, chunk, False, reads, symbols, carry,
         _drop_zeros(source), tuple(terms), (result,), init,

@@ -17,7 +17,7 @@ import tvm_ffi
 from treadle.batch import compile_many, described
 from treadle.cases import draw_inputs, draw_program, draw_sizes, generator
 from treadle.catalog import attr_text
-from treadle.codegen.lower import Lowered, lower, spaces
+from treadle.codegen.lower import Lowered, lower, scheduled, spaces
 from treadle.codegen.ptxsim.hazards import HazardError
 from treadle.dtypes import dtype as find_dtype
 from treadle.errors import DeviceError, ToolchainError, UnknownNameError
@@ -88,7 +88,7 @@ def sweep(
     seed: int = 0,
     progress: Progress = lambda _: None,
 ) -> list[Outcome]:
-    """Check programs (all unless named) with `cases` random cases each."""
+    """Check programs (all that the target has schedules for, unless named) with `cases` random cases each."""
     if target.partition(":")[0] == "cuda":
         raise DeviceError(
             "checking runs kernels on this machine's CPU",
@@ -101,7 +101,7 @@ def sweep(
     for name in names or ():
         if name not in known:
             raise UnknownNameError.unknown("program", name, known)
-    chosen = [known[n] for n in names or known]
+    chosen = [known[n] for n in names] if names else [d for d in known.values() if scheduled(d, goal)]
     drawn, part = KERNELS, 1
     if goal.kind == "ptx":
         drawn, part = PTX_KERNELS, PTX_PART

@@ -14,7 +14,7 @@ from typing import Any
 from treadle.batch import compile_many
 from treadle.cases import draw_program, generator
 from treadle.check import Mismatch, held, lowered
-from treadle.codegen.lower import spaces
+from treadle.codegen.lower import scheduled, spaces
 from treadle.errors import ArgumentError
 from treadle.ir import definitions
 from treadle.schedules.space import Space
@@ -47,7 +47,7 @@ class Points:
 def draws(target: Target, seed: int) -> Iterator[Drawn]:
     """Distinct Points without end, the Programs by turns."""
     seen: set[tuple[str, str, Any]] = set()
-    known = list(definitions().values())
+    known = [d for d in definitions().values() if scheduled(d, target)]
     number = 0
     while True:
         definition, rng = known[number % len(known)], generator(seed, "point", number)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -33,6 +33,10 @@ class Task:
     members: Expr
     first: Mapping[int, Expr]
 
+    def along(self, scan: Scan) -> Task:
+        """The same positions, walked by another scan of the same space."""
+        return replace(self, scan=scan)
+
     def position(self, m: Expr, time: Expr, j: Expr) -> list[Expr]:
         """Where member `m` stands at an index along the walk and one along the line."""
         at = {**self.first, self.scan.axis: time, self.scan.line: j}
@@ -41,17 +45,19 @@ class Task:
         return [at[a] for a in range(len(self.scan.sizes))]
 
 
-def parallel(program: Program, target: Target, together: int, walk: Callable[[Task], None]) -> tirx.PrimFunc:
-    """A function that runs `walk` for all tasks, on all cores.
+def parallel(
+    program: Program, target: Target, together: int, walk: Callable[[Task], None], scans: Sequence[Scan] = ()
+) -> tirx.PrimFunc:
+    """A function that runs `walk` for all tasks, on all cores, for the Program's scan or for several over one space.
 
     Outputs summed over an axis force all its positions into one task, so that the sum has one order. Where only reads
     share elements, up to `together` positions form a task: they find the shared line in L1.
     """
-    scan = program.scan
-    assert scan is not None
+    scans = scans or [s for s in (program.scan,) if s is not None]
+    scan = scans[0]
     function = Function(program)
     with function as buffers, streaming.imported(target.cpu.lanes):
-        grouped, group = _groups(scan, together)
+        grouped, group = _groups(scans, together)
         one, count, extents = tirx.const(1, "int64"), tirx.const(1, "int64"), {}
         # The grouped axis varies fastest.
         for axis in sorted((a for a in range(len(scan.sizes)) if a not in (scan.axis, scan.line)), key=lambda a: a != grouped):
@@ -70,12 +76,13 @@ def parallel(program: Program, target: Target, together: int, walk: Callable[[Ta
     return function.primfunc
 
 
-def _groups(scan: Scan, together: int) -> tuple[int | None, Expr]:
+def _groups(scans: Sequence[Scan], together: int) -> tuple[int | None, Expr]:
     """The axis whose positions share elements, if any, and how many of them form a task: decided at run time."""
+    scan = scans[0]
     axes = tuple(a for a in range(len(scan.sizes)) if a not in (scan.axis, scan.line))
     one, total = tirx.const(1, "int64"), product(scan.sizes[a] for a in axes)
-    summed = [(a, o.tensor.shape[d]) for o in scan.outputs for a, d in o.shared]
-    shared = [(a, r.tensor.shape[d]) for r in used_reads(scan).values() for a, d in r.shared if a in axes]
+    summed = [(a, o.tensor.shape[d]) for s in scans for o in s.outputs for a, d in o.shared]
+    shared = [(a, r.tensor.shape[d]) for s in scans for r in used_reads(s).values() for a, d in r.shared if a in axes]
     if not (summed or shared):
         return None, one
     grouped, size = (summed or shared)[0]

@@ -7,7 +7,7 @@ import pytest
 
 import treadle
 from treadle import points
-from treadle.codegen.lower import spaces
+from treadle.codegen.lower import scheduled, spaces
 from treadle.errors import ArgumentError
 from treadle.ir import build, definitions
 from treadle.schedules.space import Space
@@ -73,6 +73,7 @@ def every_schedule(target):
     return {
         f"{name}/{space.name}"
         for name, definition in definitions().items()
+        if scheduled(definition, goal)
         for dtype in definition.dtypes
         for direction in (definition.attrs["direction"].choices if "direction" in definition.attrs else (None,))
         for space in spaces(build(name, dtype, {"direction": direction} if direction else None), goal)

@@ -20,7 +20,8 @@ except ModuleNotFoundError:
 
 from treadle.torch.conv import causal_conv1d_fn
 from treadle.torch.gates import gspn_gates
+from treadle.torch.gspn2d import gspn2d
 from treadle.torch.norm import rms_norm_fn, rmsnorm_fn
 from treadle.torch.scan import gspn_scan
 
-__all__ = ["causal_conv1d_fn", "gspn_gates", "gspn_scan", "rms_norm_fn", "rmsnorm_fn"]
+__all__ = ["causal_conv1d_fn", "gspn2d", "gspn_gates", "gspn_scan", "rms_norm_fn", "rmsnorm_fn"]
