@@ -1,6 +1,6 @@
 """Who may know of what: vector clocks, and the shadow memory that tells an ordered access from a race.
 
-Agents are the warps of a cohort, and one per mbarrier for what asynchronous engines do. Every agent counts its own
+Agents are the warps of a cohort, and engines: one for each asynchronous operation or group under way. Every agent counts its own
 intervals; `seen[a, b]` is the last interval of b that a knows to be over. Barriers, mbarriers, and fences with strong
 accesses pass knowledge on. A shadow keeps, for every granule of memory, who wrote last and who read since, each with
 interval and lane; an access races with an earlier one that its agent has not seen (FastTrack, Flanagan and Freund 2009).
