@@ -110,4 +110,5 @@ def test_settings_table_names_every_variable(monkeypatch: pytest.MonkeyPatch) ->
     assert str(settings.cache_dir) == "/somewhere/treadle"
     assert {variable.name for variable in Settings.table()} == {
         "TREADLE_DEBUG", "TREADLE_NUM_THREADS", "TREADLE_CACHE_DIR", "TREADLE_CXX", "TREADLE_NVCC",
+        "TREADLE_PTX_DEVICE", "TREADLE_PTX_JOBS", "TREADLE_PTX_PYTHON", "TREADLE_PTX_SEED",
     }  # fmt: skip
