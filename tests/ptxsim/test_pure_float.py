@@ -144,6 +144,22 @@ def test_fma_whose_tie_is_broken_far_below(kind, middle, mode):
     held(f"fma.{mode}.{kind}", "fma", kind, mode, [a, b, c])
 
 
+@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+def test_fma_of_subnormals_whose_tie_is_broken_far_below(kind):
+    """Half of the smallest subnormal, but for the last bit of an exact product, added to every size of subnormal."""
+    precision, lowest, _, width, _ = FORMATS[kind]
+    half = lowest - precision
+    ulp = Fraction(1, 2 ** (precision - 1))
+    a, b, c = [], [], []
+    for bit in range(precision - 1):
+        for odd in (0, 1):
+            for sign in (0, 1 << (width - 1)):
+                a.append(encode((False, (1 + ulp) * Fraction(2) ** (half // 2)), kind) ^ sign)
+                b.append(encode((False, (1 - ulp) * Fraction(2) ** (half - half // 2)), kind))
+                c.append((1 << bit | odd) ^ sign)
+    held(f"fma.rn.{kind}", "fma", kind, "rn", [a, b, c])
+
+
 @pytest.mark.parametrize("kind", ["f16", "bf16"])
 @pytest.mark.parametrize("opcode", ["add", "sub", "mul", "fma"])
 def test_halves(opcode, kind):
