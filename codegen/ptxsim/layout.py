@@ -8,8 +8,8 @@ from treadle.codegen.ptxsim.syntax import Function, Module
 
 #: Address 0 is nobody's, as on the device, where the system keeps the first KiB of shared memory.
 FIRST = 1024
-#: Between variables of shared memory: an index one past an array's end meets nobody else's bytes.
-GAP = 128
+#: Between variables of shared memory, and of local: an index one past an array's end meets nobody else's bytes.
+GAP, LOCAL_GAP = 128, 16
 
 
 @dataclass
@@ -49,7 +49,7 @@ def layout(module: Module, entry: Function, dynamic: int) -> Layout:
         if v.space == "local":
             at = _up(made.local_bytes, v.align)
             made.local[v.name] = at, v.bytes
-            made.local_bytes = at + v.bytes
+            made.local_bytes = at + v.bytes + LOCAL_GAP
     for v in entry.params:
         at = _up(made.param_bytes, v.align)
         made.params[v.name] = at, v.bytes

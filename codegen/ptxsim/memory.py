@@ -235,12 +235,16 @@ class Shared(Space):
                 )  # fmt: skip
 
     def describe(self, address: int) -> str:
-        within = address & ((1 << RANK_SHIFT) - 1)
-        before = [(at, name, size) for name, (at, size) in self.machine.layout.shared.items() if at <= within]
-        if not before:
-            return ""
-        at, name, size = max(before)
-        return f"; {within - at} bytes into {name}, which has {size}"
+        return _nearest(self.machine.layout.shared, address & ((1 << RANK_SHIFT) - 1))
+
+
+def _nearest(variables: dict[str, tuple[int, int]], address: int) -> str:
+    """The last variable that begins at or before an address, in words."""
+    before = [(at, name, size) for name, (at, size) in variables.items() if at <= address]
+    if not before:
+        return ""
+    at, name, size = max(before)
+    return f"; {address - at} bytes into {name}, which has {size}"
 
 
 class Local(Space):
@@ -252,6 +256,9 @@ class Local(Space):
         self.size = -(-size // 16) * 16
         total = self.size * machine.threads
         super().__init__(machine, np.zeros(total, np.uint8), np.zeros(total, np.uint8))
+        self._own = np.zeros(self.size + 1, bool)
+        for begin, length in machine.layout.local.values():
+            self._own[begin : begin + length] = True
 
     def reset(self) -> None:
         """New CTAs: nothing is written."""
@@ -260,9 +267,14 @@ class Local(Space):
     def locate(self, actor: Gang | Engine, address: Addresses, size: int) -> NDArray[np.int64]:
         assert isinstance(actor, Gang)
         self._align(actor, address, size)
-        self._refuse(actor, address, address + np.uint64(size) > self.size, BoundsHazard,
-                     lambda a: f"{size} bytes at local address {a:#x}, of {self.size}")  # fmt: skip
-        return actor.threads * self.size + address.astype(np.int64)
+        within = np.minimum(address, self.size).astype(np.int64)  # the byte past the end is nobody's
+        good = self._own[within] & self._own[np.minimum(within + size - 1, self.size)]
+        self._refuse(actor, address, ~good, BoundsHazard,
+                     lambda a: f"{size} bytes at local address {a:#x} lie outside every local variable{self.describe(a)}")  # fmt: skip
+        return actor.threads * self.size + within
+
+    def describe(self, address: int) -> str:
+        return _nearest(self.machine.layout.local, address)
 
 
 class Param(Space):

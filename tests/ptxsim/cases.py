@@ -156,7 +156,7 @@ def lanes(d: Device) -> Iterator[Result]:
     yield Result("y", d.read(y), np.concatenate(expected).astype(np.uint32).view(i32))
 
 
-@case("warp")
+@case("warp", 3)
 def tickets(d: Device) -> Iterator[Result]:
     x = integers(0, 99, 256)
     asks = np.flatnonzero(x % 3 == 0).astype(i32)
@@ -200,7 +200,7 @@ def choose(d: Device) -> Iterator[Result]:
     yield Result("y", d.read(y), np.array(expected, np.uint32).view(i32))
 
 
-@case("control", 1)
+@case("control", 1, 7)
 def windows(d: Device) -> Iterator[Result]:
     x = integers(-9, 9, 100, np.float32)
     y = d.empty(100, np.float32)
@@ -369,7 +369,7 @@ def wgmma_mn_major(d: Device) -> Iterator[Result]:
     yield from _multiplied(d, "wgmma_mn_0", 0, a_mn=True, b_mn=True)
 
 
-@case("wgmma")
+@case("wgmma", 9)
 def wgmma_a_in_registers(d: Device) -> Iterator[Result]:
     yield from _multiplied(d, "wgmma_registers", 128)
     yield from _multiplied(d, "wgmma_registers_mn", 64, groups=2, b_mn=True)
@@ -389,7 +389,7 @@ def wgmma_by_hand(d: Device) -> Iterator[Result]:
     yield from _product("c", d.read(c), a, b.T)
 
 
-@case("gemm_ws", 1, 2, 3, 4, 5, 6, 7)
+@case("gemm_ws", 1, 2, 3, 4, 5, 6, 7, 8)
 def gemm_ws(d: Device) -> Iterator[Result]:
     m, n, k = 256, 128, 256
     a, b = integers(-1, 1, (m, k), bf16), integers(-1, 1, (n, k), bf16, 1)

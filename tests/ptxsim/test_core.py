@@ -103,7 +103,7 @@ def test_one_warp_needs_a_sync_too():
         ("setp.eq.u32 %p1, %r0, 0;\n@%p1 st.shared.u32 [tile], %r0;\n@%p1 ld.shared.v2.u32 {%r5, %r6}, [tile];",
          hazards.UninitialisedHazard, "8 bytes"),
         ("ld.local.u32 %r5, [depot+4];", hazards.UninitialisedHazard, "local memory"),
-        ("ld.local.u32 %r5, [depot+16];", hazards.BoundsHazard, "of 16"),
+        ("ld.local.u32 %r5, [depot+16];", hazards.BoundsHazard, "16 bytes into depot, which has 16"),
         ("setp.eq.u32 %p1, %r0, 0;\n@%p1 st.shared.u32 [even+8], %r0;", hazards.BoundsHazard, "8 bytes into even, which has 8"),
         (f"{SLOT}setp.lt.u32 %p1, %r0, 63;\n@%p1 st.shared.u32 [%r9], %r0;\nbar.sync 0;\nld.shared.u32 %r5, [%r9];",
          hazards.UninitialisedHazard, "252 bytes into tile"),

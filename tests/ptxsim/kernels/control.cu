@@ -55,7 +55,7 @@ KERNEL windows(const float *x, float *y, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   float window[8];
-  for (int k = 0; k < 8; k++) window[(i + k) % 8] = x[(i + k) % n];
+  for (int k = 0; k < 8; k++) window[(i + k) % (BUG == 7 ? 9 : 8)] = x[(i + k) % n];  // bug 7 BoundsHazard
 #if BUG == 1
   float unset[8];
   unset[i % 8] = 1;

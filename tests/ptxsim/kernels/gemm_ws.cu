@@ -80,7 +80,7 @@ gemm_ws(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b
 #else
         wgmma_wait<0>();
         pin(d);
-        if (t % 128 == 0) mbarrier_arrive(&s.empty[p.stage]);
+        if (t % 128 < (BUG == 8 ? 2 : 1)) mbarrier_arrive(&s.empty[p.stage]);  // bug 8 PhaseHazard
 #endif
       }
       if (t % 128 == 0) bulk_wait_read<0>();  // the tile before this one has left

@@ -36,7 +36,8 @@ KERNEL tickets(const int *x, int *taken, int *counter) {
     unsigned asking = __activemask();
     int first = __ffs(asking) - 1, lane = threadIdx.x % 32, base = 0;
     if (lane == first) base = atomicAdd(counter, __popc(asking));
-    base = __shfl_sync(asking, base, first);
+    base = __shfl_sync(BUG == 3 ? ~0u : asking, base, first);  // bug 3 DivergenceHazard DeadlockHazard
     taken[base + __popc(asking & ((1u << lane) - 1))] = t;
   }
+  __syncwarp();  // bug 3 DivergenceHazard DeadlockHazard
 }
