@@ -21,7 +21,8 @@ from treadle.schedules.cpu.scan_common import runs_along
 from treadle.schedules.cpu.scan_tasks import Task
 from treadle.schedules.cpu.sweep_cell import Cell, place
 from treadle.schedules.cpu.sweep_lines import pitch_of, zero
-from treadle.schedules.cpu.sweep_walk import Rows, Sum, Tiles
+from treadle.schedules.cpu.sweep_tiles import Tiles
+from treadle.schedules.cpu.sweep_walk import Rows, Sum
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 

@@ -1,8 +1,4 @@
-"""One scan of a sweep, walked: a step is up to three loops along a line, and where their values come from and go to.
-
-`Rows` walks lines that lie in memory as they are; `Tiles` walks along the contiguous axis, and turns a few columns of every
-tensor into lines on the way in and back on the way out.
-"""
+"""One scan of a sweep, walked over lines that lie in memory as they are: scratch, steps, and where values come from and go to."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ from tvm.tirx.script import builder as T
 from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Output, Read
-from treadle.schedules.cpu import scan_tasks
 from treadle.schedules.cpu.scan_common import PAD, opaque
 from treadle.schedules.cpu.scan_tasks import Task
-from treadle.schedules.cpu.sweep_cell import Cell, key, place
+from treadle.schedules.cpu.sweep_cell import Cell, place
 from treadle.schedules.cpu.sweep_lines import along, pitch_of
+from treadle.schedules.cpu.sweep_step import Place
 
 #: Lines of a sum that are turned round at once.
 TURNED = 32
@@ -106,15 +102,15 @@ class Rows:
             with T.serial(0, carried) as i, T.serial(0, scan.width) as j:
                 T.buffer_store(self.carry, tirx.const(0.0, CARRY), [m, (step + 1) % 2, i, PAD + j])
         self._turn(step, time, m)
-        place_of = _Place(self, step, time, m, row, slot)
+        here = Place(self, step, time, m, row, slot)
         if cell.early:
             with T.If(m == 0), T.Then():
-                self._along(place_of.early, self._ahead([e.expr for e in cell.early], step, m))
+                self._along(here.early, self._ahead([e.expr for e in cell.early], step, m))
         used = [cell.source, *cell.weights, *(e for _, e in cell.outputs)]
-        self._along(place_of.main, self._ahead(used, step, m))
+        self._along(here.main, self._ahead(used, step, m))
         if cell.after:
             with T.If(m == self.task.members - 1), T.Then():
-                self._along(place_of.late)
+                self._along(here.late)
 
     def _along(self, body: Callable[[Expr], None], before: Callable[[Expr], None] = lambda start: None) -> None:
         along(self.scan.width, self.task.lanes, self.scan.reverse, body, before)
@@ -174,187 +170,3 @@ class Rows:
     def _summed(self, output: Output) -> bool:
         at = self.cell.at
         return not any(ex.depends(i, at[a]) for i in output.index(at) for a in (self.scan.line, self.scan.axis))
-
-
-class _Place:
-    """The three loops of a step: expressions of the cell with their variables bound to what stands at a position."""
-
-    def __init__(self, walk: Rows, step: Expr, time: Expr, m: Expr, row: Expr, slot: Expr) -> None:
-        self.walk, self.step, self.time, self.m, self.row, self.slot = walk, step, time, m, row, slot
-        self.scan, self.cell = walk.scan, walk.cell
-
-    def early(self, j: Expr) -> None:
-        kept = self._kept_index()
-        held: dict[tirx.Var, Expr] = {}
-        for made in self.cell.early:
-            held[made.var] = T.bind(self._value(made.expr, j, held))
-            if made.var in kept:
-                T.buffer_store(self.walk.kept, held[made.var], [self._line(kept[made.var]), PAD + j])
-
-    def main(self, j: Expr) -> None:
-        walk, cell, held = self.walk, self.cell, self._held(j)
-        before, here = (self.step + 1) % 2, self.step % 2
-        total = self._value(cell.source, j, held)
-        for i, (term, weight) in enumerate(zip(self.scan.terms, cell.weights, strict=True)):
-            beside = PAD + j + term.offset
-            if cell.pushed:
-                total = ex.add(total, walk.carry[self.m, before, i, beside])
-            else:
-                total = ex.add(total, ex.mul(self._value(weight, j, held), walk.carry[self.m, before, 0, beside]))
-        carry = T.bind(total)
-        if cell.pushed:
-            for i, weight in enumerate(cell.weights):
-                T.buffer_store(walk.carry, self._value(weight, j, held) * carry, [self.m, here, i, PAD + j])
-        else:
-            T.buffer_store(walk.carry, carry, [self.m, here, 0, PAD + j])
-        held[self.scan.carry] = carry
-        for i, (output, expr) in enumerate(cell.outputs):
-            self._give(i, output, self._value(expr, j, held), j)
-
-    def late(self, j: Expr) -> None:
-        held = self._held(j)
-        for made in self.cell.late:
-            held[made.var] = T.bind(self._value(made.expr, j, held))
-        for output, expr in self.cell.after:
-            self.walk._put(output, self._value(expr, j, held), self.time, self.m, j, self.row)
-
-    def _give(self, number: int, output: Output, value: Expr, j: Expr) -> None:
-        walk, name = self.walk, output.tensor.op.name
-        if place(output, self.cell.at) in walk.inner:
-            assert walk.given is not None
-            at = [self.slot * len(self.cell.outputs) + number, PAD + j]
-            T.buffer_store(walk.given, tirx.Select(self.m == 0, value, walk.given[*at] + value), at)
-        elif output in walk.summed:
-            assert walk.totals is not None
-            at = [self.m * len(walk.summed) + walk.summed.index(output), j]
-            T.buffer_store(walk.totals, walk.totals[*at] + value, at)
-        elif name not in walk.results:
-            assert walk.states is not None
-            T.buffer_store(walk.states, value, [self.m, self.time, PAD + j])
-        elif name in walk.sums:
-            total = walk.sums[name]
-            if total.turned is not None:
-                value = walk._turned(name, self.step, self.time, self.m, j) + value
-            elif not total.first:
-                value = total.lines[self.m, self.time, j] + value
-            if total.last:
-                walk._put(output, value, self.time, self.m, j, self.row)
-            else:
-                T.buffer_store(total.lines, value, [self.m, self.time, j])
-        else:
-            walk._put(output, value, self.time, self.m, j, self.row)
-
-    def _held(self, j: Expr) -> dict[tirx.Var, Expr]:
-        return {v: self.walk.kept[self._line(i), PAD + j] for v, i in self._kept_index().items()}
-
-    def _kept_index(self) -> dict[tirx.Var, int]:
-        return {v: i for i, v in enumerate(self.cell.kept)}
-
-    def _line(self, number: int) -> Expr:
-        return self.slot * len(self.cell.kept) + number
-
-    def _value(self, expr: Expr, j: Expr, held: Mapping[tirx.Var, Expr]) -> Expr:
-        bound = {v: e for v, e in held.items() if ex.depends(expr, v)}
-        bound |= {v: self._loaded(r, j) for v, r in self.cell.read_by(expr).items()}
-        position = self.walk.task.position(self.m, self.time, j)
-        return ex.substitute(expr, {**bound, **dict(zip(self.cell.at, position, strict=True))})
-
-    def _loaded(self, read: Read, j: Expr) -> Expr:
-        walk = self.walk
-        number = walk.inner.get(key(read, self.cell.at))
-        if number is not None:
-            assert walk.given is not None
-            return walk.given[self.slot * len(self.cell.outputs) + number, PAD + j]
-        if read.tensor.op.name in walk.task.buffers:
-            return walk._load(read, self.time, self.m, j, self.row)
-        assert walk.states is not None
-        line = self.time
-        if read.back:  # the state before a step, which is zero where a chunk begins
-            none = self.scan.ends(self.step)
-            line = tirx.Select(none, self.scan.steps, self.scan.time(self.step - read.back))
-        return walk.states[self.m, line, PAD + j + read.shift]
-
-
-class Tiles(Rows):
-    """A walk along the contiguous axis, in tiles of `columns` steps that are lines of scratch memory inside."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.staged: dict[str, tuple[tirx.Var, Read]] = {}
-        for read in self.cell.loads.values():
-            if self._follows(read):
-                self.staged.setdefault(key(read, self.cell.at), (self._stage(), read))
-        written = [o for o, _ in self.cell.outputs if self._leaves_tile(o)] + [o for o, _ in self.cell.after]
-        self.leaving = {place(o, self.cell.at): (self._stage(), o) for o in written}
-
-    def _leaves_tile(self, output: Output) -> bool:
-        name = output.tensor.op.name
-        kept = name in self.sums and not self.sums[name].last
-        return name in self.results and not kept and not self._summed(output)
-
-    def _stage(self) -> tirx.Var:
-        return T.alloc_buffer((self.columns, self.pitch), CARRY)
-
-    def _slots(self) -> Expr:
-        """A group walks a tile position after position, with the gates of all its steps at hand; one alone needs no such room."""
-        return tirx.Select(self.task.group == 1, tirx.const(1, "int64"), tirx.const(self.columns, "int64"))
-
-    def _slot(self, row: Expr) -> Expr:
-        return tirx.Select(self.task.group == 1, tirx.const(0, "int64"), row)
-
-    def _walk(self) -> None:
-        scan = self.scan
-        with T.serial(0, tirx.ceildiv(scan.steps, self.columns)) as tile, T.serial(0, self.task.members) as m:
-            for buffer, read in self.staged.values():
-                with T.If(m == 0 if read.shared else tirx.const(True, "bool")), T.Then():
-                    self._gather(buffer, read, tile, m)
-            with T.serial(0, tirx.min(self.columns, scan.steps - tile * self.columns)) as i:
-                step = opaque(tile * self.columns + i)
-                self._step(step, m, opaque(scan.time(step) - self._start(tile)))
-            late = [place(o, self.cell.at) for o, _ in self.cell.after]
-            for name, (buffer, output) in self.leaving.items():
-                with T.If(m == self.task.members - 1 if name in late else tirx.const(True, "bool")), T.Then():
-                    self._scatter(buffer, output, tile, m)
-
-    def _load(self, read: Read, time: Expr, m: Expr, j: Expr, row: Expr) -> Expr:
-        if not self._follows(read):
-            return super()._load(read, time, m, j, row)
-        return self.staged[key(read, self.cell.at)][0][row, PAD + j]
-
-    def _put(self, output: Output, value: Expr, time: Expr, m: Expr, j: Expr, row: Expr) -> None:
-        T.buffer_store(self.leaving[place(output, self.cell.at)][0], value, [row, PAD + j])
-
-    def _ahead(self, exprs: list[Expr], step: Expr, m: Expr) -> Callable[[Expr], None]:
-        return lambda start: None  # tiles are asked for as they are gathered
-
-    def _gather(self, buffer: tirx.Var, read: Read, tile: Expr, m: Expr) -> None:
-        at, row, columns = self._clip(tile)
-        source, pitch = self._memory(read, at, m)
-        following = -self.columns if self.scan.reverse else self.columns
-        hints = tirx.const(following, "int64"), tirx.const(self.hint, "int64")
-        arguments = T.address_of(buffer[row, PAD]), self.pitch, source, pitch, self.scan.width, columns
-        T.evaluate(T.call_extern("int32", f"treadle_gather_{read.tensor.dtype}", *arguments, *hints))
-
-    def _scatter(self, buffer: tirx.Var, output: Output, tile: Expr, m: Expr) -> None:
-        at, row, columns = self._clip(tile)
-        target, pitch = self._memory(output, at, m)
-        arguments = target, pitch, T.address_of(buffer[row, PAD]), self.pitch, self.scan.width, columns
-        T.evaluate(T.call_extern("int32", f"treadle_scatter_{output.tensor.dtype}", *arguments, T.int32(0)))
-
-    def _memory(self, end: Read | Output, time: Expr, m: Expr) -> tuple[Expr, Expr]:
-        """The address of a tile's first element, and the elements from one of its rows to the next."""
-        where = end.index(self.task.position(m, time, tirx.const(0, "int64")))
-        at = self.cell.at
-        dim = next(d for d, e in enumerate(end.index(at)) if ex.depends(e, at[self.scan.line]))
-        return T.address_of(self.task.buffers[end.tensor.op.name][*where]), scan_tasks.product(end.tensor.shape[dim + 1 :])
-
-    def _start(self, tile: Expr) -> Expr:
-        """The lowest index along the walk among a tile's steps, whether it exists or not."""
-        first = tile * self.columns
-        return self.scan.steps - self.columns - first if self.scan.reverse else first
-
-    def _clip(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
-        """The part of a tile that exists: its index along the walk, its first staging line, its columns."""
-        start = self._start(tile)
-        low = tirx.max(start, tirx.const(0, "int64"))
-        return low, low - start, tirx.min(start + self.columns, self.scan.steps) - low
