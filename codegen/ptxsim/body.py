@@ -163,10 +163,18 @@ class _Reader:
                 called = c.integer(), c.integer(), c.integer()
                 if called[0] not in self.files:
                     raise c.error("a .loc of a file that no .file names", at, given=called[0])
-                caller = self.inlined.get(called) or Source(self.files[called[0]], called[1])
+                caller = self._caller(called, place)
             else:
                 raise c.unexpected("function_name or inlined_at")
         self.source = self.inlined[place] = Source(self.files[place[0]], place[1], caller)
+
+    def _caller(self, called: tuple[int, int, int], place: tuple[int, int, int]) -> Source:
+        """Who called what is inlined at `place`. Recursion is not followed: each line of a chain is another."""
+        file, line = self.files[place[0]], place[1]
+        known = source = self.inlined.get(called)
+        while source and (source.file, source.line) != (file, line):
+            source = source.caller
+        return known if known and not source else Source(self.files[called[0]], called[1])
 
     def _label(self) -> None:
         c, at = self.c, self.c.at

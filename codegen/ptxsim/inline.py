@@ -1,16 +1,17 @@
 """A kernel as one flat function: device functions stand where they were called.
 
-Parameters of calls become .local variables: no function is active twice, so one place for each call is enough. They start as
-zeros, for a structure is passed with its padding, which nobody writes.
+Parameters of calls become .local variables: no function is active twice, so one place for each call is enough. Those that
+hold structures are zeroed first of all: padding is passed along too, and nobody writes it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from treadle.codegen.ptxsim.lexer import PtxError
-from treadle.codegen.ptxsim.syntax import Addr, Function, Instr, Module, Not, Operand, Pair, Reg, Sym, Variable, Vec
+from treadle.codegen.ptxsim.syntax import Addr, Function, Imm, Instr, Module, Not, Operand, Pair, Reg, Sym, Variable, Vec
 from treadle.errors import UnknownNameError
 
 #: Calls of calls grow fast; this is more than any kernel has.
@@ -38,20 +39,23 @@ class _Flat:
         self.registers: dict[str, str] = {}
         self.variables: dict[str, Variable] = {}
         self.targets: dict[str, tuple[str, ...]] = {}
+        self.structures: list[str] = []
 
     def function(self) -> Function:
         self._place(self.kernel, {}, (), None)
         if not self.body or self.body[-1].guard or self.body[-1].opcode not in _LAST or len(self.body) in self.labels.values():
             self.body.append(Instr("ret", (), ()))
+        first = [z for name in self.structures for z in _zeros(self.variables[name])]
         return replace(
-            self.kernel, registers=self.registers, variables=tuple(self.variables.values()), body=tuple(self.body),
-            labels=self.labels, branch_targets=self.targets,
+            self.kernel, registers=self.registers, variables=tuple(self.variables.values()), body=(*first, *self.body),
+            labels={label: index + len(first) for label, index in self.labels.items()}, branch_targets=self.targets,
         )  # fmt: skip
 
     def _place(self, f: Function, names: dict[str, str], active: tuple[str, ...], leave: str | None) -> None:
         """Append the body of `f`, its names changed by `names`; a callee returns by a branch to the label `leave`."""
         self.registers |= {names.get(r, r): kind for r, kind in f.registers.items()}
         self.variables |= {w.name: w for w in (_local(v, names.get(v.name, v.name)) for v in f.variables)}
+        self.structures += [names.get(v.name, v.name) for v in f.variables if v.space == "param" and v.count > 1]
         self.targets |= {names.get(t, t): tuple(names.get(l, l) for l in labels) for t, labels in f.branch_targets.items()}
         of_calls = {v.name for v in f.variables if v.space == "param"}
         of_calls |= set() if f.entry else {v.name for v in (*f.params, *f.returns)}
@@ -123,10 +127,11 @@ class _Flat:
             raise self._error(call, "a call that does not fit its function", given=len(actuals.items), expected=len(formals))
         copied = []
         for formal, actual in zip(formals, actuals.items, strict=True):
+            if not self._fits(formal, actual):
+                what = f"'{actual.name}'" if isinstance(actual, Reg | Sym) else "a number or a list"
+                raise self._error(call, f"an argument that does not fit parameter {formal.name}", given=what)
             if isinstance(actual, Sym):
-                given = self.variables.get(actual.name)
-                if formal.space == "reg" or given is None or given.space != "local" or given.bytes < formal.bytes:
-                    raise self._error(call, f"an argument that does not fit parameter {formal.name}", given=f"'{actual.name}'")
+                given = self.variables[actual.name]
                 self.variables[actual.name] = replace(given, align=max(given.align, formal.align))
                 names[formal.name] = actual.name
                 continue
@@ -139,13 +144,29 @@ class _Flat:
             copied.append((place, actual))
         return copied
 
+    def _fits(self, formal: Variable, actual: Operand) -> bool:
+        """A variable can be passed as another that is no larger; a register or a number only as one of that kind."""
+        if isinstance(actual, Sym):
+            given = self.variables.get(actual.name)
+            return formal.space == "param" and given is not None and given.space == "local" and given.bytes >= formal.bytes
+        return isinstance(actual, Reg | Imm) and formal.count == 1
+
     def _error(self, call: Instr, message: str, **facts: Any) -> PtxError:
         return PtxError(f"{self.module.name}, line {call.line}: {message}", **{"given": f"'{call.name}'", **facts})
 
 
 def _local(v: Variable, name: str) -> Variable:
     """A declared variable as the flat function has it."""
-    return replace(v, name=name, space="local", init=bytes(v.bytes)) if v.space == "param" else replace(v, name=name)
+    return replace(v, name=name, space="local" if v.space == "param" else v.space)
+
+
+def _zeros(v: Variable) -> Iterator[Instr]:
+    """Stores of zeros all over a variable, as wide as its alignment lets them be."""
+    at = 0
+    while at < v.bytes:
+        size = next(s for s in (8, 4, 2, 1) if v.align % s == 0 and at + s <= v.bytes)
+        yield Instr("st", ("local", f"b{8 * size}"), (Addr(Sym(v.name), at), Imm(0)))
+        at += size
 
 
 def _move(place: Variable, given: Operand, into: bool, **line: Any) -> Instr:
