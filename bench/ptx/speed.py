@@ -24,6 +24,8 @@ from treadle.kernel import Kernel
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 ROUNDS = 3
+ELEMENTS = 1 << 20
+SHUFFLED, REPEATS = 1 << 14, 64
 SIDE = 256  # of the GEMM's matrices
 SCAN = (2, 4, 64, 64)
 
@@ -63,7 +65,9 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
     progress("timing scan.gspn")
     rows.append(_scan(cores))
     method = f"median of {ROUNDS} launches after one that is not timed; of scan.gspn, the whole call through the CUDA stand-in"
-    return Report("ptx", "the PTX machine, seed 0", LAYOUT, rows, method, remarks=("error: the largest, relative to the result",))
+    return Report(
+        "ptx", "the PTX machine, seed 0", LAYOUT, rows, method, remarks=("error: the largest, relative to the result",)
+    )
 
 
 def _ptx() -> str:
@@ -76,13 +80,12 @@ def _ptx() -> str:
 
 def _kernels() -> Iterator[Timed]:
     random = np.random.default_rng(0)
-    n = 1 << 20
-    x, y = (random.normal(size=n).astype(np.float32) for _ in range(2))
-    yield Timed("elementwise", f"{n:,}", (128,), 256, (np.float32(2), x, y, np.int32(n)), 2 * x + y)
-    n, rounds = 1 << 14, 64
-    x = random.normal(size=n).astype(np.float32)
+    x, y = (random.normal(size=ELEMENTS).astype(np.float32) for _ in range(2))
+    yield Timed("elementwise", f"{ELEMENTS:,}", (128,), 256, (np.float32(2), x, y, np.int32(ELEMENTS)), 2 * x + y)
+    x = random.normal(size=SHUFFLED).astype(np.float32)
+    args = (x, np.empty_like(x), np.int32(REPEATS))
     means = np.repeat(x.reshape(-1, 32).mean(1), 32)
-    yield Timed("shuffles", f"{n:,} x {rounds}", (n // 256,), 256, (x, np.empty_like(x), np.int32(rounds)), means)
+    yield Timed("shuffles", f"{SHUFFLED:,} x {REPEATS}", (SHUFFLED // 256,), 256, args, means)
     a, b = (random.normal(size=(SIDE, SIDE)).astype(ml_dtypes.bfloat16) for _ in range(2))
     args = (a, b, np.empty((SIDE, SIDE), np.float32), np.int32(SIDE), np.int32(SIDE))
     tiles = SIDE // 64

@@ -455,7 +455,9 @@ def tma_3d(d: Device) -> Iterator[Result]:
 
 @case("tma_load")
 def tma_4d(d: Device) -> Iterator[Result]:
-    yield from _loaded(d, integers(0, 99, (2, 3, 4, 32), np.uint8), (16, 2, 2, 1), (0, 0, -1, 1), (16, 3, 2, 1), (2, 2, 2, 1), 0)
+    yield from _loaded(
+        d, integers(0, 99, (2, 3, 4, 32), np.uint8), (16, 2, 2, 1), (0, 0, -1, 1), (16, 3, 2, 1), (2, 2, 2, 1), 0
+    )
 
 
 @case("tma_load")
