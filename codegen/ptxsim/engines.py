@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind
 from treadle.codegen.ptxsim.gang import Gang
-from treadle.codegen.ptxsim.hazards import BoundsHazard, MisalignedHazard, ProxyHazard
+from treadle.codegen.ptxsim.hazards import BoundsHazard, MisalignedHazard, ProxyHazard, refuse
 from treadle.codegen.ptxsim.memory import RANK_SHIFT, Addresses, Engine, Space
 from treadle.codegen.ptxsim.order import Ints, written_by
 
@@ -143,4 +142,4 @@ def without_policy(instr: Instr) -> tuple[Operand, ...]:
 def refuse_unless(known: bool, instr: Instr) -> None:
     """A form outside the table."""
     if not known:
-        raise bind.refuse(instr)
+        raise refuse(instr)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from treadle.codegen.ptxsim.syntax import Instr
 from treadle.errors import DeviceError, ToolchainError
 
 
 class UnknownOpcode(ToolchainError):
     """PTX that the machine does not know: an opcode, a modifier, a form of operand. Never guessed at."""
+
+
+def refuse(instr: Instr, what: str = "no such instruction in the machine's table") -> UnknownOpcode:
+    """The error for PTX that is not understood."""
+    return UnknownOpcode(
+        f"{instr.where}: {what}", given=instr.name, expected="an opcode of docs/ptx.md's table",
+        hint="The machine never guesses; the table grows with need.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -59,3 +59,14 @@ def layout(module: Module, entry: Function, dynamic: int) -> Layout:
 
 def _up(at: int, align: int) -> int:
     return -(-at // max(align, 1)) * max(align, 1)
+
+
+def smallest_access(entry: Function) -> int:
+    """Bytes of the smallest access to memory: what races are told apart by."""
+    least = 4
+    for instr in entry.body:
+        if instr.opcode in ("ld", "st", "atom", "red", "ldu") and instr.mods[-1][1:].isdigit():
+            least = min(least, int(instr.mods[-1][1:]) // 8)
+        elif instr.opcode in ("st", "ld") and instr.mods[-1] in ("f16", "bf16"):
+            least = min(least, 2)
+    return least

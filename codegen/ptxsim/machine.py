@@ -14,20 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treadle.codegen.ptxsim import bind, special, types
+from treadle.codegen.ptxsim.bind import BRANCH, EFFECT, INDEXED, PURE
 from treadle.codegen.ptxsim.device_memory import DeviceMemory, Global
 from treadle.codegen.ptxsim.gang import WARP, Gang
-from treadle.codegen.ptxsim.hazards import BoundsHazard, DeadlockHazard, HazardError, Place, TrapHazard
-from treadle.codegen.ptxsim.layout import Layout, layout
-from treadle.codegen.ptxsim.memory import RANK_SHIFT, Engine, Local, Param, Shared
+from treadle.codegen.ptxsim.hazards import DeadlockHazard, HazardError, Place, TrapHazard
+from treadle.codegen.ptxsim.layout import Layout, layout, smallest_access
+from treadle.codegen.ptxsim.memory import RANK_SHIFT, Engine
 from treadle.codegen.ptxsim.order import Order
+from treadle.codegen.ptxsim.register_file import Get, Operands
 from treadle.codegen.ptxsim.schedule import Scheduler
-from treadle.codegen.ptxsim.syntax import Function, Instr, Module, Sym
+from treadle.codegen.ptxsim.spaces import Local, Param, Shared
+from treadle.codegen.ptxsim.syntax import Function, Module
 
 Part = TypeVar("Part")
 Dims = tuple[int, int, int]
 #: Generic addresses: the upper 16 bits say which window; device pointers have none of them set.
 WINDOWS = {"global": 0, "const": 0, "shared": 1 << 48, "local": 2 << 48, "param": 3 << 48}
-PURE, EFFECT, BRANCH, INDEXED, EXIT = range(5)
 READY, WAITING, EXITED = range(3)
 
 
@@ -38,7 +40,7 @@ class Deferred(Protocol):
         """Let its results be seen."""
 
 
-class Machine(bind.Operands):
+class Machine(Operands):
     """One kernel, bound for one shape of launch. `run` executes cohort after cohort on it."""
 
     def __init__(
@@ -66,7 +68,7 @@ class Machine(bind.Operands):
             "%clock": lambda: np.uint32(self.executed & 0xFFFFFFFF), "%clock64": lambda: np.uint64(self.executed),
             "%globaltimer": lambda: np.uint64(self.executed), "%globaltimer_lo": lambda: np.uint32(self.executed & 0xFFFFFFFF),
         }  # fmt: skip
-        granule = _least_access(entry)
+        granule = smallest_access(entry)
         self.order = Order(self.warps)
         self.shared = Shared(self, self.order, granule)
         self.global_ = Global(self, self.order, memory, granule)
@@ -84,12 +86,16 @@ class Machine(bind.Operands):
         self.version = 0  # counts whatever may let a waiting thread go on
         self.scheduler = Scheduler(self)
         self._current = 0
-        self.steps: list[tuple[int, Any, bind.Get | None]] = []
+        self.steps: list[tuple[int, Any, Get | None]] = []
         self.explain: dict[int, Callable[[NDArray[np.intp]], str]] = {}  # what threads waiting at an instruction wait for
         self._leaders = {*entry.labels.values()}
         for pc, instr in enumerate(entry.body):
             self._current = pc
-            self.steps.append(self._step(pc, instr))
+            step = bind.step(instr, self)
+            if explain := getattr(step[1], "explain", None):
+                self.explain[pc] = explain
+                self._leaders.add(pc + 1)  # where those who waited meet again
+            self.steps.append(step)
         for finish in self.when_bound:
             finish()
 
@@ -268,51 +274,3 @@ class Machine(bind.Operands):
             if name in space:
                 return np.array(space[name][0], np.uint64)
         return np.array(self._symbols[name], np.uint64) if name in self._symbols else None
-
-    # -- binding -------------------------------------------------------------------------------------------------------
-
-    def _step(self, pc: int, instr: Instr) -> tuple[int, Any, bind.Get | None]:
-        guarded = bind.guard(instr, self)
-        match instr.opcode:
-            case "bra":
-                target = instr.operands[0]
-                assert isinstance(target, Sym)
-                return BRANCH, self.entry.labels[target.name], guarded
-            case "brx":
-                return INDEXED, self._targets(instr), guarded
-            case "ret" | "exit":
-                return EXIT, None, guarded
-            case "trap" | "brkpt":
-                return EXIT, instr.opcode, guarded
-        step = bind.bind(instr, self)
-        if explain := getattr(step, "explain", None):
-            self.explain[pc] = explain
-            self._leaders.add(pc + 1)  # where those who waited meet again
-        pure = instr.opcode in ("mov", "cvta") or bind.effects.find(instr) is None
-        return (PURE if pure else EFFECT), step, guarded
-
-    def _targets(self, instr: Instr) -> Callable[[Gang], NDArray[np.int64]]:
-        """Where brx.idx goes, per thread."""
-        index, table = instr.operands
-        assert isinstance(table, Sym)
-        targets = np.array([self.entry.labels[name] for name in self.entry.branch_targets[table.name]])
-        get = self.reader(index, "u32", instr)
-
-        def of(gang: Gang) -> NDArray[np.int64]:
-            chosen = get(gang).astype(np.int64)
-            if (chosen >= len(targets)).any():
-                raise self.hazard(BoundsHazard, "an index past the branch's targets", gang, int(chosen.argmax()))
-            return targets[chosen]
-
-        return of
-
-
-def _least_access(entry: Function) -> int:
-    """Bytes of the smallest access to memory: what races are told apart by."""
-    least = 4
-    for instr in entry.body:
-        if instr.opcode in ("ld", "st", "atom", "red", "ldu") and instr.mods[-1][1:].isdigit():
-            least = min(least, int(instr.mods[-1][1:]) // 8)
-        elif instr.opcode in ("st", "ld") and instr.mods[-1] in ("f16", "bf16"):
-            least = min(least, 2)
-    return least

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -72,6 +72,11 @@ class Source(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" + (f", inlined at {self.caller}" if self.caller else "")
+
+
+def elements(operand: Operand) -> Sequence[Operand]:
+    """The elements of `{...}`, or the operand alone."""
+    return operand.items if isinstance(operand, Vec) else (operand,)
 
 
 @dataclass(frozen=True, slots=True)

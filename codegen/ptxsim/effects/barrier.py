@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.gang import WARP, Gang
-from treadle.codegen.ptxsim.hazards import DivergenceHazard
+from treadle.codegen.ptxsim.hazards import DivergenceHazard, refuse
 from treadle.codegen.ptxsim.machine import EXITED, Machine
 from treadle.codegen.ptxsim.syntax import Imm, Instr
 
@@ -113,7 +112,7 @@ def bar(instr: Instr, m: Machine) -> Step:
     put = m.writer(operands.pop(0), mods[2], instr) if reduces else None
     vote = m.reader(operands.pop(), "pred", instr) if reduces else None
     if kind not in ("sync", "arrive", "red") or not 1 <= len(operands) <= 2:
-        raise bind.refuse(instr)
+        raise refuse(instr)
     number = m.reader(operands[0], "u32", instr)
     wanted = m.reader(operands[1] if len(operands) > 1 else Imm(m.cta_threads), "u32", instr)
     every = barriers(m)

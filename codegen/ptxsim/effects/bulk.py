@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind, types
+from treadle.codegen.ptxsim import types
 from treadle.codegen.ptxsim.bulk_groups import BulkGroups, Load, Store, Write
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.engines import Engines, aligned, every, refuse_unless, run, shared_address, without_policy
@@ -18,7 +18,7 @@ from treadle.codegen.ptxsim.machine import Machine
 from treadle.codegen.ptxsim.mbarriers import Mbarriers
 from treadle.codegen.ptxsim.memory import RANK_SHIFT, Addresses, Engine, Space
 from treadle.codegen.ptxsim.pure.table import find as find_pure
-from treadle.codegen.ptxsim.syntax import Instr
+from treadle.codegen.ptxsim.syntax import Instr, elements
 
 _SMALLEST = 16
 _CLUSTER, _CTA = ("shared::cluster",), ("shared::cta", "shared::cluster")
@@ -213,7 +213,7 @@ def store_async(instr: Instr, m: Machine) -> Step:
     to, source, report = instr.operands
     target, barrier_at = shared_address(to, instr, m), shared_address(report, instr, m)
     raw = types.raw(type_)
-    gets = [m.reader(s, type_, instr) for s in bind.vector(source)]
+    gets = [m.reader(s, type_, instr) for s in elements(source)]
 
     def step(gang: Gang) -> None:
         here, bars = every(target, gang), every(barrier_at, gang)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.effects.warp import Masks, together
 from treadle.codegen.ptxsim.engines import every, refuse_unless
 from treadle.codegen.ptxsim.gang import Gang
-from treadle.codegen.ptxsim.hazards import BoundsHazard, DivergenceHazard
+from treadle.codegen.ptxsim.hazards import BoundsHazard, DivergenceHazard, refuse
 from treadle.codegen.ptxsim.machine import Machine
 from treadle.codegen.ptxsim.memory import RANK_SHIFT
 from treadle.codegen.ptxsim.order import Ints
@@ -151,7 +150,7 @@ def set_registers(instr: Instr, m: Machine) -> Step:
     count = instr.operands[0]
     refuse_unless(instr.mods in (("inc", "sync", "aligned", "u32"), ("dec", "sync", "aligned", "u32")), instr)
     if not isinstance(count, Imm) or not (24 <= count.value <= 256 and count.value % 8 == 0):
-        raise bind.refuse(instr, "registers must be a multiple of 8 from 24 to 256")
+        raise refuse(instr, "registers must be a multiple of 8 from 24 to 256")
     return lambda gang: None
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.engines import Delegate, Engines, every, refuse_unless, shared_address, without_policy
 from treadle.codegen.ptxsim.gang import WARP, Gang
-from treadle.codegen.ptxsim.hazards import BoundsHazard
+from treadle.codegen.ptxsim.hazards import BoundsHazard, refuse
 from treadle.codegen.ptxsim.machine import Machine
 from treadle.codegen.ptxsim.mbarriers import Mbarriers
 from treadle.codegen.ptxsim.memory import Engine
@@ -108,7 +107,7 @@ def copy(instr: Instr, m: Machine) -> Step:
     copies = m.part(Copies)
     to, source, size, *more = without_policy(instr)
     if not isinstance(size, Imm) or size.value not in ((16,) if "cg" in instr.mods else (4, 8, 16)) or len(more) > 1:
-        raise bind.refuse(instr, "a copy of 4, 8 or 16 bytes")
+        raise refuse(instr, "a copy of 4, 8 or 16 bytes")
     width = min(size.value, 8)
     count = size.value // width
     target, origin = shared_address(to, instr, m), m.address(source, instr)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind, fragments, products
+from treadle.codegen.ptxsim import fragments, products
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.effects.warp import Masks, together
 from treadle.codegen.ptxsim.engines import refuse_unless, shared_address
 from treadle.codegen.ptxsim.gang import WARP, Gang
-from treadle.codegen.ptxsim.hazards import DivergenceHazard
+from treadle.codegen.ptxsim.hazards import DivergenceHazard, refuse
 from treadle.codegen.ptxsim.machine import Machine
-from treadle.codegen.ptxsim.syntax import Imm, Instr, Operand
+from treadle.codegen.ptxsim.syntax import Imm, Instr, Operand, elements
 
 _ALL = Imm(0xFFFFFFFF)
 
@@ -31,18 +31,18 @@ def _whole_warps(instr: Instr, m: Machine, act: Callable[[Gang], None]) -> Step:
 
 def registers(operand: Operand, count: int, type_: str, instr: Instr, m: Machine) -> Callable[[Gang], NDArray[Any]]:
     """What reads a vector of `count` registers: [registers, threads]."""
-    items = bind.vector(operand)
+    items = elements(operand)
     if len(items) != count:
-        raise bind.refuse(instr, f"{len(items)} registers for {count}")
+        raise refuse(instr, f"{len(items)} registers for {count}")
     gets = [m.reader(i, type_, instr) for i in items]
     return lambda gang: np.stack([np.broadcast_to(get(gang), (gang.n,)) for get in gets])
 
 
 def results(operand: Operand, count: int, type_: str, instr: Instr, m: Machine) -> Callable[[Gang, NDArray[Any]], None]:
     """What assigns [registers, threads] to a vector of registers."""
-    items = bind.vector(operand)
+    items = elements(operand)
     if len(items) != count:
-        raise bind.refuse(instr, f"{len(items)} registers for {count}")
+        raise refuse(instr, f"{len(items)} registers for {count}")
     puts = [m.writer(i, type_, instr) for i in items]
 
     def put(gang: Gang, values: NDArray[Any]) -> None:
@@ -56,7 +56,7 @@ def results(operand: Operand, count: int, type_: str, instr: Instr, m: Machine) 
 def multiply(instr: Instr, m: Machine) -> Step:
     product = products.mma(instr.mods)
     if product is None or len(instr.operands) != 4:
-        raise bind.refuse(instr)
+        raise refuse(instr)
     wide = "b64" if product.d == "f64" else "b32"
     to, a, b, c = instr.operands
     put = results(to, product.result.registers, wide, instr, m)

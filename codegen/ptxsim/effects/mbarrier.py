@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.engines import every, refuse_unless, shared_address
 from treadle.codegen.ptxsim.gang import Gang
+from treadle.codegen.ptxsim.hazards import refuse
 from treadle.codegen.ptxsim.machine import WAITING, Machine
 from treadle.codegen.ptxsim.mbarriers import Mbarriers, pending_of, phase_of
 from treadle.codegen.ptxsim.syntax import Imm, Instr
@@ -186,7 +186,7 @@ def wait(instr: Instr, m: Machine) -> Step:
 @effect("fence.mbarrier_init")
 def fence(instr: Instr, m: Machine) -> Step:
     if instr.mods[1:] != ("release", "cluster"):
-        raise bind.refuse(instr)
+        raise refuse(instr)
     all_of_them = m.part(Mbarriers)
     return lambda gang: all_of_them.fence(gang.warps)
 

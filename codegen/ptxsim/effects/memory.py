@@ -1,4 +1,4 @@
-"""ld, st, atom, red, and the fences that order them.
+"""ld, st, and the fences that order them.
 
 An access without a state space is generic: its address says which window it lies in. Strong accesses (volatile, relaxed,
 acquire, release, atomics) race with none of their kind. One that follows a fence publishes what its warp knew there, and
@@ -13,25 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind, types
+from treadle.codegen.ptxsim import types
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.gang import Gang
-from treadle.codegen.ptxsim.hazards import BoundsHazard
+from treadle.codegen.ptxsim.hazards import BoundsHazard, refuse
 from treadle.codegen.ptxsim.machine import WINDOWS, Machine
 from treadle.codegen.ptxsim.memory import RANK_SHIFT, Space
-from treadle.codegen.ptxsim.pure.table import find as find_pure
-from treadle.codegen.ptxsim.syntax import Addr, Instr, Reg
+from treadle.codegen.ptxsim.strong import learn, publish
+from treadle.codegen.ptxsim.syntax import Addr, Instr, Reg, elements
 
 Array = NDArray[Any]
 _SPACES = ("global", "shared", "local", "param", "const")
-_STRONG = ("volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
+STRONG = ("volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
 #: Hints and scopes: what they allow, the machine does not use.
 _IGNORED = {
     "weak", "nc", "cta", "cluster", "gpu", "sys", "gl", "entry", "func", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "L1", "L2", "noftz",
 }  # fmt: skip
 
 
-def _parse(instr: Instr) -> tuple[str | None, bool, int, str, tuple[str, ...]]:
+def parse(instr: Instr) -> tuple[str | None, bool, int, str, tuple[str, ...]]:
     """State space (None: generic), whether shared::cluster, vector length, type, and the remaining modifiers."""
     space, cluster, count, rest = None, False, 1, []
     *mods, type_ = instr.mods
@@ -48,15 +48,15 @@ def _parse(instr: Instr) -> tuple[str | None, bool, int, str, tuple[str, ...]]:
 
 @effect("ld", "ldu")
 def load(instr: Instr, m: Machine) -> Step:
-    space, cluster, count, type_, rest = _parse(instr)
+    space, cluster, count, type_, rest = parse(instr)
     strong = _strong(instr, rest)
     target, source = instr.operands[:2]
     address = m.address(source, instr)
     if isinstance(source, Addr) and space is None and not isinstance(source.base, Reg):
-        raise bind.refuse(instr, "a variable's name as a generic address")
-    puts = [m.writer(t, type_, instr) for t in bind.vector(target)]
+        raise refuse(instr, "a variable's name as a generic address")
+    puts = [m.writer(t, type_, instr) for t in elements(target)]
     if len(puts) != count:
-        raise bind.refuse(instr, f"{len(puts)} registers for {count} elements")
+        raise refuse(instr, f"{len(puts)} registers for {count} elements")
     wanted = types.dtype(type_)
     assert wanted is not None
 
@@ -67,7 +67,7 @@ def load(instr: Instr, m: Machine) -> Step:
         return got
 
     def step(gang: Gang) -> None:
-        got = _by_window(m, gang, space, cluster, address(gang), one)
+        got = by_window(m, gang, space, cluster, address(gang), one)
         for i, put in enumerate(puts):
             put(gang, got[:, i].view(wanted))
 
@@ -76,13 +76,13 @@ def load(instr: Instr, m: Machine) -> Step:
 
 @effect("st")
 def store(instr: Instr, m: Machine) -> Step:
-    space, cluster, count, type_, rest = _parse(instr)
+    space, cluster, count, type_, rest = parse(instr)
     strong = _strong(instr, rest)
     target, source = instr.operands[:2]
     address = m.address(target, instr)
-    gets = [m.reader(s, type_, instr) for s in bind.vector(source)]
+    gets = [m.reader(s, type_, instr) for s in elements(source)]
     if len(gets) != count:
-        raise bind.refuse(instr, f"{len(gets)} registers for {count} elements")
+        raise refuse(instr, f"{len(gets)} registers for {count} elements")
     raw = types.raw(type_)
 
     def one(gang: Gang, where: Space, at: Array) -> None:
@@ -94,92 +94,21 @@ def store(instr: Instr, m: Machine) -> Step:
         where.store(gang, at, values, strong)
 
     def step(gang: Gang) -> None:
-        _by_window(m, gang, space, cluster, address(gang), one)
+        by_window(m, gang, space, cluster, address(gang), one)
         if strong:
             m.changed()
 
     return step
 
 
-@effect("atom", "red")
-def atomic(instr: Instr, m: Machine) -> Step:
-    space, cluster, count, type_, rest = _parse(instr)
-    operation = next((r for r in rest if r not in _STRONG), "")
-    wanted = types.dtype(type_)
-    combine = _operation(operation, type_)
-    if combine is None or wanted is None or count > 1:
-        raise bind.refuse(instr)
-    result = instr.opcode == "atom"
-    target, where_, *operands = instr.operands if result else (Reg("_"), *instr.operands)
-    address = m.address(where_, instr)
-    gets = [m.reader(o, type_, instr) for o in operands[: 2 if operation == "cas" else 1]]
-    put = m.writer(target, type_, instr)
-    releases = "release" in rest or "acq_rel" in rest
-
-    def one(gang: Gang, where: Space, at: Array) -> Array:
-        offset = where.atomic(gang, at, wanted.itemsize, reads=operation != "exch")
-        learn(m, where, gang, at)
-        publish(m, where, gang, at, releases, update=True)
-        given = [np.broadcast_to(get(gang), (gang.n,)) for get in gets]
-        old = np.empty((gang.n, 1), types.raw(type_))
-        for turn in _turns(offset, m.scheduler.permutation(gang.n)):
-            before = where.fetch(offset[turn], wanted.itemsize, 1)
-            old[turn] = before
-            after = combine(before[:, 0].view(wanted), *(g[turn] for g in given))
-            where.put(offset[turn], np.asarray(after, wanted).view(old.dtype)[:, None])
-        return old
-
-    def step(gang: Gang) -> None:
-        old = _by_window(m, gang, space, cluster, address(gang), one)
-        put(gang, old[:, 0].view(wanted))
-        m.changed()
-
-    return step
-
-
-def _turns(offset: Array, order: Array) -> list[Array]:
-    """Threads in groups that meet no address twice, each address's threads in the given order."""
-    sorted_ = order[np.argsort(offset[order], kind="stable")]
-    same = offset[sorted_]
-    first = np.flatnonzero(np.r_[True, same[1:] != same[:-1]])
-    rank = np.arange(len(same)) - np.repeat(first, np.diff(np.r_[first, len(same)]))
-    return [sorted_[rank == r] for r in range(int(rank.max()) + 1)]
-
-
-def _operation(name: str, type_: str) -> Callable[..., Array] | None:
-    """What an atomic does with the value found and its operands."""
-    match name:
-        case "exch":
-            return lambda old, new: new
-        case "cas":
-            return _exchanged
-        case "inc":
-            return lambda old, top: np.where(old >= top, 0, old + np.uint32(1)).astype(np.uint32)
-        case "dec":
-            return lambda old, top: np.where((old == 0) | (old > top), top, old - np.uint32(1)).astype(np.uint32)
-        case "and" | "or" | "xor":
-            pure = find_pure(name, (type_,))
-        case "add" if type_ in ("f32", "f64", "f16", "bf16", "f16x2", "bf16x2"):
-            pure = find_pure("add", ("rn", type_))
-        case "add" | "min" | "max":
-            pure = find_pure(name, (type_,))
-        case _:
-            return None
-    return pure.fn if pure else None
-
-
-def _exchanged(old: Array, expected: Array, new: Array) -> Array:
-    return np.where(old == expected, new, old)
-
-
 def _strong(instr: Instr, rest: tuple[str, ...]) -> bool:
     for mod in rest:
-        if mod not in _STRONG:
-            raise bind.refuse(instr, f"modifier .{mod}")
+        if mod not in STRONG:
+            raise refuse(instr, f"modifier .{mod}")
     return bool(rest)
 
 
-def _by_window(
+def by_window(
     m: Machine, gang: Gang, space: str | None, cluster: bool, address: Array, do: Callable[[Gang, Space, Array], Any]
 ) -> Any:
     """Do an access in the space it names; a generic one in the spaces that its addresses lie in."""
@@ -215,36 +144,6 @@ def own_cta(m: Machine, gang: Gang, address: Array) -> None:
         raise m.hazard(BoundsHazard, f"shared address {int(address[i]):#x} is another CTA's", gang, i, int(address[i]))
 
 
-def publish(m: Machine, where: Space, gang: Gang, address: Array, releases: bool, update: bool) -> None:
-    """A strong write hands on what its warp knew at its last fence; a release is a fence itself."""
-    if releases:
-        m.order.fence(gang.warps)
-    agents = gang.warp_of
-    if not m.order.has_fenced[agents].any():
-        return
-    for at, agent in zip(address.tolist(), agents.tolist(), strict=True):
-        if m.order.has_fenced[agent]:
-            known = m.order.fenced(agent)
-            before = m.published.get((where.name, at)) if update else None
-            if before is not None:
-                known = np.maximum(known, np.pad(before, (0, len(known) - len(before))))
-            m.published[where.name, at] = known.copy()
-            if where is m.global_:
-                m.global_.publish(at)
-
-
-def learn(m: Machine, where: Space, gang: Gang, address: Array) -> None:
-    """A strong read learns what was published there."""
-    if where is m.global_ and m.global_.has_published:
-        for at in set(address.tolist()):
-            m.global_.learn(at)
-    if not m.published:
-        return
-    for at, agent in set(zip(address.tolist(), gang.warp_of.tolist(), strict=True)):
-        if (known := m.published.get((where.name, at))) is not None:
-            m.order.acquire(agent, known)
-
-
 @effect("membar", "fence.sc", "fence.acq_rel", "fence.acquire", "fence.release", "fence.gpu", "fence.cta", "fence.sys")
 def fence(instr: Instr, m: Machine) -> Step:
     return lambda gang: m.order.fence(gang.warps)
@@ -254,6 +153,6 @@ def fence(instr: Instr, m: Machine) -> Step:
 def is_space(instr: Instr, m: Machine) -> Step:
     base = m.window(instr.mods[0].split("::")[0])
     if base is None:
-        raise bind.refuse(instr)
+        raise refuse(instr)
     put, get = m.writer(instr.operands[0], "pred", instr), m.reader(instr.operands[1], "u64", instr)
     return lambda gang: put(gang, np.broadcast_to(get(gang) >> np.uint64(48) == base >> 48, (gang.n,)))

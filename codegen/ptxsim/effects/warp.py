@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.gang import WARP, Gang
-from treadle.codegen.ptxsim.hazards import DivergenceHazard
+from treadle.codegen.ptxsim.hazards import DivergenceHazard, refuse
 from treadle.codegen.ptxsim.machine import Machine
 from treadle.codegen.ptxsim.syntax import Instr, Operand, Pair, Reg
 
@@ -74,7 +73,7 @@ def shuffle(instr: Instr, m: Machine) -> Step:
     put, put_valid = m.writer(first, "b32", instr), m.writer(second, "pred", instr)
     get, get_by, get_clamp = (m.reader(o, "b32", instr) for o in (source, by, clamp))
     if mode not in ("up", "down", "bfly", "idx"):
-        raise bind.refuse(instr)
+        raise refuse(instr)
 
     def act(gang: Gang, masks: Masks) -> None:
         lane = gang.lane_of
@@ -122,7 +121,7 @@ def vote(instr: Instr, m: Machine) -> Step:
     target, source, members = instr.operands
     put, get = m.writer(target, instr.mods[2], instr), m.reader(source, "pred", instr)
     if kind not in ("all", "any", "uni", "ballot"):
-        raise bind.refuse(instr)
+        raise refuse(instr)
 
     def act(gang: Gang, masks: Masks) -> None:
         votes = np.broadcast_to(get(gang), (gang.n,))
@@ -162,7 +161,7 @@ def redux(instr: Instr, m: Machine) -> Step:
         "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     }.get(operation)  # fmt: skip
     if ufunc is None or type_ not in ("u32", "s32", "b32"):
-        raise bind.refuse(instr)
+        raise refuse(instr)
     target, source, members = instr.operands
     put, get = m.writer(target, type_, instr), m.reader(source, type_, instr)
 

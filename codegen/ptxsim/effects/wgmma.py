@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treadle.codegen.ptxsim import bind, descriptor, products
+from treadle.codegen.ptxsim import descriptor, products
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.effects.matrix import registers, results
 from treadle.codegen.ptxsim.engines import Engines, refuse_unless
 from treadle.codegen.ptxsim.gang import Gang
-from treadle.codegen.ptxsim.hazards import DivergenceHazard, HazardError
+from treadle.codegen.ptxsim.hazards import DivergenceHazard, HazardError, refuse
 from treadle.codegen.ptxsim.machine import Machine
 from treadle.codegen.ptxsim.memory import RANK_SHIFT, Engine
 from treadle.codegen.ptxsim.syntax import Imm, Instr, Operand, Vec
@@ -56,7 +56,7 @@ def multiply(instr: Instr, m: Machine) -> Step:
     """`d, a, b, scale-d{, scale-a, scale-b{, trans-a}, trans-b}`; no trans-a where A comes from registers."""
     product = products.wgmma(instr.mods)
     if product is None:
-        raise bind.refuse(instr)
+        raise refuse(instr)
     to, a, b, scale, *rest = instr.operands
     from_registers = isinstance(a, Vec)
     immediates = [_immediate(i, instr) for i in rest]
@@ -92,7 +92,7 @@ def multiply(instr: Instr, m: Machine) -> Step:
 
 def _immediate(operand: Operand, instr: Instr) -> int:
     if not isinstance(operand, Imm):
-        raise bind.refuse(instr, "an immediate that is none")
+        raise refuse(instr, "an immediate that is none")
     return operand.value
 
 
@@ -115,6 +115,6 @@ def commit(instr: Instr, m: Machine) -> Step:
 def wait(instr: Instr, m: Machine) -> Step:
     warpgroups, left = m.part(Warpgroups), instr.operands[0]
     if not isinstance(left, Imm):
-        raise bind.refuse(instr, "a number of groups that is no immediate")
+        raise refuse(instr, "a number of groups that is no immediate")
     count = left.value
     return warpgroups.together(lambda gang, group: warpgroups.wait(gang, group, count))
