@@ -24,10 +24,11 @@ from treadle.codegen.ptxsim.order import Order
 from treadle.codegen.ptxsim.register_file import Get, Operands
 from treadle.codegen.ptxsim.schedule import Scheduler
 from treadle.codegen.ptxsim.spaces import Local, Param, Shared
-from treadle.codegen.ptxsim.syntax import Function, Module
+from treadle.codegen.ptxsim.syntax import Function, Instr, Module
 
 Part = TypeVar("Part")
 Dims = tuple[int, int, int]
+Step = tuple[int, Any, Get | None]
 #: Generic addresses: the upper 16 bits say which window; device pointers have none of them set.
 WINDOWS = {"global": 0, "const": 0, "shared": 1 << 48, "local": 2 << 48, "param": 3 << 48}
 READY, WAITING, EXITED = range(3)
@@ -86,18 +87,22 @@ class Machine(Operands):
         self.version = 0  # counts whatever may let a waiting thread go on
         self.scheduler = Scheduler(self)
         self._current = 0
-        self.steps: list[tuple[int, Any, Get | None]] = []
+        self.steps: list[Step] = []
         self.explain: dict[int, Callable[[NDArray[np.intp]], str]] = {}  # what threads waiting at an instruction wait for
         self._leaders = {*entry.labels.values()}
         for pc, instr in enumerate(entry.body):
             self._current = pc
-            step = bind.step(instr, self)
+            step = self.bound(instr)
             if explain := getattr(step[1], "explain", None):
                 self.explain[pc] = explain
                 self._leaders.add(pc + 1)  # where those who waited meet again
             self.steps.append(step)
         for finish in self.when_bound:
             finish()
+
+    def bound(self, instr: Instr) -> Step:
+        """What executes an instruction."""
+        return bind.step(instr, self)
 
     # -- one cohort ----------------------------------------------------------------------------------------------------
 

@@ -96,11 +96,12 @@ def _usage(report: dict[str, Any]) -> RenderableType:
 
 def _coverage(bundle: Bundle, archs: list[str]) -> Reply:
     """What the PTX machine makes of each architecture's opcodes."""
-    from treadle.codegen.ptxsim.bind import known
     from treadle.codegen.ptxsim.coverage import coverage
     from treadle.codegen.ptxsim.parse import parse
+    from treadle.codegen.ptxsim.trial import known
 
-    found = {a: coverage(parse(_read(bundle, file), file), known) for a in archs for file in [f"sources/{a}.ptx"]}
+    modules = {a: parse(_read(bundle, file), file) for a in archs for file in [f"sources/{a}.ptx"]}
+    found = {a: coverage(module, known(module)) for a, module in modules.items()}
     value = {
         a: {"covered": not c.missing, "opcodes": [{**asdict(o), "covered": o.covered} for o in c.opcodes]}
         for a, c in found.items()
