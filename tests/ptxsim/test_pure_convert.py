@@ -86,7 +86,8 @@ def test_floats_to_integers(out, kind, how):
         return wrap(min(max(rounded(signed(value), how), low), high), out)
 
     assert call(f"cvt.{how}.{out}.{kind}", col) == [convert(decode(x, kind)) for x in col]
-    assert call(f"cvt.{how}.sat.{out}.{kind}", col) == [convert(decode(x, kind)) for x in col]
+    if kind != "bf16":
+        assert call(f"cvt.{how}.sat.{out}.{kind}", col) == [convert(decode(x, kind)) for x in col]
     if kind == "f32":
         assert call(f"cvt.{how}.ftz.{out}.f32", col) == [convert(flushed(decode(x, kind), kind)) for x in col]
 
@@ -169,7 +170,7 @@ def test_floats(out, kind):
     for mode in MODES if loses else (None,):
         rounding = f".{mode}" if mode else ""
         compare(f"cvt{rounding}.{out}.{kind}", [col], between(out, kind, mode, col), out, canonical)
-        if out != "bf16":
+        if "bf16" not in (out, kind):
             compare(f"cvt{rounding}.sat.{out}.{kind}", [col], between(out, kind, mode, col, sat=True), out, canonical)
         if "f32" in (out, kind):
             compare(f"cvt{rounding}.ftz.{out}.{kind}", [col], between(out, kind, mode, col, ftz=True), out, canonical)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 from treadle.codegen.ptxsim.pure.finish import NAN, canonical, flush, modes, rectify, saturate
-from treadle.codegen.ptxsim.pure.packed import join
 from treadle.codegen.ptxsim.pure.rounding import directed, narrow, odd, to_bf16, two_sum, widen
 from treadle.codegen.ptxsim.pure.table import Array, Mods, NotThis, Pure, dtype, opcode
 
@@ -127,7 +126,7 @@ def _between_floats(out: str, kind: str, integral: str | None, mode: str | None,
         fn = lambda a: _flushed(inner, a, before, after)  # noqa: E731
     if sat:
         return _saturated(fn)
-    return (lambda a: canonical(fn(a), out)) if out in ("f16", "bf16") else fn
+    return (lambda a: canonical(fn(a), out)) if out in ("f16", "bf16") else fn  # to themselves, and f16 rounded
 
 
 def _flushed(fn: Unary, a: Array, before: bool, after: bool) -> Array:
@@ -176,13 +175,17 @@ def _to_halves(mods: Mods) -> Pure:
         result = rounded(a)
         if satfinite:
             result = finite(result, _LARGEST[one], np.uint16)
-        return rectify(result, one) if relu else canonical(result, one)
+        if relu:
+            return rectify(result, one)
+        return canonical(result, one) if one == "f16" else result
 
     if one == out:
         return Pure((out,), ("f32",), convert)
+    sixteen = np.uint32(16)
 
     def pack(a: Array, b: Array) -> Array:
-        return join(np.stack(np.broadcast_arrays(convert(b), convert(a)), axis=-1))
+        upper, lower = (convert(x).view(np.uint16).astype(np.uint32) for x in (a, b))
+        return (upper << sixteen) | lower
 
     return Pure((out,), ("f32", "f32"), pack)
 

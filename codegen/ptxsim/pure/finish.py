@@ -51,7 +51,7 @@ def canonical(x: Array, kind: str) -> Array:
 def finish(
     fn: Callable[..., Any], kind: str, *, ftz: bool = False, sat: bool = False, relu: bool = False
 ) -> Callable[..., Any]:
-    """An operation on one type with its modifiers; the halves get the NaN that the ISA names, f32 and f64 any."""
+    """An operation on one type with its modifiers. f16 gets the NaN that the ISA names; bf16 has it; f32 and f64 any."""
     if ftz:
         inner = fn
 
@@ -64,7 +64,7 @@ def finish(
         return lambda *operands: saturate(operation(*operands))
     if relu:
         return lambda *operands: rectify(operation(*operands), kind)
-    if kind in ("f16", "bf16"):
+    if kind == "f16":
         return lambda *operands: canonical(operation(*operands), kind)
     return operation
 

@@ -32,7 +32,7 @@ _f32_exactly = _exactly("f32", "rn")
 
 def fma_f32(a: Array, b: Array, c: Array) -> Array:
     """To nearest: the float64 sum rounded again is right unless it lies on a tie, or where float32 has fewer bits."""
-    total = a.astype(np.float64) * b + c
+    total = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
     suspect = ((total.view(np.uint64) & _TAIL) == _TIE) | (np.abs(total) < _SUBNORMAL)
     if np.count_nonzero(suspect) and np.any(suspect & (total != 0)):
         return _f32_exactly(a, b, c)

@@ -38,23 +38,21 @@ def _split(x: Array) -> tuple[Array, Array]:
 
 
 def odd(nearest: Array, error: Array) -> Array:
-    """A float64 that stands for nearest + error, whatever it is rounded to next."""
-    bits = nearest.view(np.int64)
-    # The sign bit on top makes the bits a magnitude: towards a larger one where error and value have one sign.
-    away = np.where((error > 0) == (nearest > 0), 1, -1)
-    inexact = ((error > 0) | (error < 0)) & (bits & 1 == 0)
-    return np.where(inexact, bits + away, bits).view(np.float64)
+    """A float64 that stands for nearest + error, whatever it is rounded to next: cut off, and its last bit set."""
+    inexact = (error > 0) | (error < 0)  # neither, where the error is a NaN
+    beyond = inexact & ((error < 0) == (nearest > 0))
+    return ((nearest.view(np.int64) - beyond) | inexact).view(np.float64)
 
 
 def _odd_f32(x: Array) -> Array:
-    """A float64 as a float32 rounded to odd, on the way to 16 bits."""
+    """A float64 as a float32 rounded to odd, on the way to 16 bits; a NaN stays one."""
     nearest = x.astype(np.float32)
-    below = nearest.view(np.uint32) - (np.abs(nearest) > np.abs(x))
-    return np.where(np.isnan(x), nearest, (below | (nearest != x)).view(np.float32))
+    back = nearest.astype(np.float64)
+    return ((nearest.view(np.uint32) - (np.abs(back) > np.abs(x))) | (back != x)).view(np.float32)
 
 
 def to_bf16(x: Array) -> Array:
-    """A float32 to the nearest bf16."""
+    """A float32 to the nearest bf16; a NaN to the canonical one."""
     bits = x.view(np.uint32)
     rounded = (bits + _HALF_ULP + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN
     return np.where(np.isnan(x), BF16_NAN, rounded.astype(np.uint16)).view(ml_dtypes.bfloat16)
