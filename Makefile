@@ -19,6 +19,7 @@ test-long: .venv/test.stamp
 	$(BIN)/python -m pytest -m "long and not gpu"
 	$(BIN)/treadle check --target cpu --cases 300
 	$(BIN)/treadle check --target emulate:sm_90a --cases 100
+	$(BIN)/treadle check --target ptx:sm_90a --cases 20
 
 # Measures the promises and writes docs/reliability.md.
 reliability: .venv/test.stamp
