@@ -72,6 +72,17 @@ def test_taps_in_reverse_are_caught(name, layout, monkeypatch):
     assert mismatched(program, lower(program, EMULATED).func)
 
 
+@pytest.mark.parametrize(
+    ("layout", "target"),
+    [("bld", EMULATED), *(pytest.param(*p, marks=pytest.mark.long) for p in (("bdl", EMULATED), ("bld", CPU), ("bdl", CPU)))],
+)
+def test_gradients_reach_from_one_part_into_the_next(layout, target):
+    """The random cases are shorter than a part of 256 steps."""
+    attrs = {"layout": layout, "packed": layout == "bdl"}
+    program = build("scan.causal_conv1d_adjoint", "float32", attrs, {"B": 2, "L": 523, "D": 5})
+    assert not mismatched(program, lower(program, target).func)
+
+
 def test_a_sequence_that_is_not_cut_is_caught(monkeypatch):
     program = bound("scan.causal_conv1d", packed=True)
     monkeypatch.setattr(conv_windows._Windows, "_same", lambda self, i, t, k: tirx.const(True, "bool"))
