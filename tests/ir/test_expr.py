@@ -49,10 +49,20 @@ def trees():
 @given(trees(), st.floats(-1, 1), st.floats(-1, 1))
 def test_derivative_equals_a_central_difference(tree, x, y):
     step = 1e-5
-    want = (number(tree, x + step, y) - number(tree, x - step, y)) / (2 * step)
+    try:
+        want = (number(tree, x + step, y) - number(tree, x - step, y)) / (2 * step)
+    except OverflowError:
+        return  # three exponentials on top of each other leave float64: there is no quotient to compare with
     if abs(want) > 1e3:
         return  # the difference quotient itself is no longer accurate
     assert number(ex.derivative(tree, X), x, y) == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+def test_max_follows_the_larger():
+    larger = tirx.max(X * X, tirx.const(2.0, "float32"))
+    slope = ex.derivative(larger, X)
+    assert type(slope).__name__ == "Select"
+    assert number(slope.true_value, 3.0, 0.0) == 6.0 and number(slope.false_value, 3.0, 0.0) == 0.0
 
 
 def test_log_and_sqrt():
