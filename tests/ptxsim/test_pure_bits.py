@@ -1,6 +1,9 @@
 """Logic, shifts and bit fields, bit by bit as the ISA's own pseudocode says them."""
 
+import numpy as np
 import pytest
+
+from treadle.codegen.ptxsim.pure import find
 
 from .pure_reference import call, integers, number, wrap
 
@@ -182,3 +185,13 @@ def test_prmt():
             [a, b, c],
             lambda x, y, z, m=mode: sum(byte(x, y, chosen(m, z & 3, p)) << 8 * p for p in range(4)),
         )
+
+
+def test_prmt_by_a_constant():
+    """The selectors that compilers write, and some that ask for signs, as 0-d operands."""
+    a, b = (np.array(integers(32, 200, i), np.uint32) for i in (1, 2))
+    permute = find("prmt", ("b32",)).fn
+    for control in (0x5410, 0x7632, 0x3210, 0x0123, 0x7777, 0x4321, 0xBA98, 0x0080, 0x12345410):
+        got = permute(a, b, np.array(control, np.uint32))
+        assert got.dtype == np.uint32
+        assert got.tolist() == call("prmt.b32", a, b, [control] * 200)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from treadle.codegen.ptxsim.pure.finish import NAN, canonical, flush, modes, rectify, saturate
-from treadle.codegen.ptxsim.pure.rounding import directed, narrow, odd, to_bf16, two_sum, widen
+from treadle.codegen.ptxsim.pure.rounding import directed, narrow, narrow_sum, to_bf16, two_sum, widen
 from treadle.codegen.ptxsim.pure.table import Array, Mods, NotThis, Pure, dtype, opcode
 
 INTEGERS = tuple(f"{sign}{bits}" for sign in "us" for bits in (8, 16, 32, 64))
@@ -99,7 +99,7 @@ def from_integer(out: str, kind: str, mode: str) -> Unary:
 
     def convert(a: Array) -> Array:
         total, error = two_sum((a & ~low).astype(np.float64), (a & low).astype(np.float64))
-        return directed(total, error, mode) if out == "f64" else narrow(odd(total, error), out, mode)
+        return directed(total, error, mode) if out == "f64" else narrow_sum(total, error, out, mode)
 
     return convert
 

@@ -16,7 +16,7 @@ from treadle.codegen.ptxsim.pure.rounding import (
     directed,
     from_bf16,
     narrow,
-    odd,
+    narrow_sum,
     to_bf16,
     two_product,
     two_sum,
@@ -43,7 +43,8 @@ def _add_directed(kind: str, mode: str) -> Binary:
 
     def add(a: Array, b: Array) -> Array:
         a, b = widen(a), widen(b)
-        return narrow(zero_sum(odd(*two_sum(a, b)), a, b, mode), kind, mode)
+        total, error = two_sum(a, b)
+        return narrow_sum(zero_sum(total, a, b, mode), error, kind, mode)
 
     return add
 
@@ -78,7 +79,7 @@ def _directed(
     """An operation that gives its float64 result and the sign of what that lacks, as one of a type and a mode."""
     if kind == "f64":
         return lambda *x: exact.repair(directed(*operation(*x), mode), ~exact.plain(*x), scalar, *x)
-    return lambda *x: narrow(odd(*operation(*(y.astype(np.float64) for y in x))), kind, mode)
+    return lambda *x: narrow_sum(*operation(*(y.astype(np.float64) for y in x)), kind, mode)
 
 
 def binary(name: str, kind: str, mode: str) -> Binary:

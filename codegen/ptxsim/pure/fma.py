@@ -9,7 +9,7 @@ import numpy as np
 from treadle.codegen.ptxsim.pure import exact
 from treadle.codegen.ptxsim.pure.finish import finish, modes, out_of_bounds
 from treadle.codegen.ptxsim.pure.packed import halves
-from treadle.codegen.ptxsim.pure.rounding import directed, narrow, odd, two_product, two_sum, widen, zero_sum
+from treadle.codegen.ptxsim.pure.rounding import directed, narrow_sum, odd, two_product, two_sum, widen, zero_sum
 from treadle.codegen.ptxsim.pure.table import Array, Mods, NotThis, Pure, opcode
 
 _TAIL, _TIE = np.uint64(0x1FFFFFFF), np.uint64(0x10000000)
@@ -21,8 +21,8 @@ def _exactly(kind: str, mode: str) -> Callable[[Array, Array, Array], Array]:
 
     def fma(a: Array, b: Array, c: Array) -> Array:
         product, addend = widen(a) * widen(b), widen(c)
-        total = odd(*two_sum(product, addend))
-        return narrow(zero_sum(total, product, addend, mode), kind, mode)
+        total, error = two_sum(product, addend)
+        return narrow_sum(zero_sum(total, product, addend, mode), error, kind, mode)
 
     return fma
 

@@ -93,6 +93,15 @@ def narrow(x: Array, kind: str, mode: str) -> Array:
     return nearest if mode == "rn" else directed(nearest, x - widen(nearest), mode)
 
 
+def narrow_sum(total: Array, error: Array, kind: str, mode: str) -> Array:
+    """total + error as a narrower type, of the error no more than the sign."""
+    if kind != "f32" or mode == "rn":
+        return narrow(odd(total, error), kind, mode)
+    nearest = total.astype(np.float32)
+    rest = total - nearest.astype(np.float64)
+    return directed(nearest, np.where(rest == 0, error, rest), mode)  # the error is less than any rest of the total
+
+
 def zero_sum(total: Array, a: Array, b: Array, mode: str) -> Array:
     """The sum with the sign that a zero has: of x - x it is minus where rounding goes down, else plus."""
     if mode != "rm":
