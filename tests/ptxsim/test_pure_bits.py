@@ -191,7 +191,7 @@ def test_prmt_by_a_constant():
     """The selectors that compilers write, and some that ask for signs, as 0-d operands."""
     a, b = (np.array(integers(32, 200, i), np.uint32) for i in (1, 2))
     permute = find("prmt", ("b32",)).fn
-    for control in (0x5410, 0x7632, 0x3210, 0x0123, 0x7777, 0x4321, 0xBA98, 0x0080, 0x12345410):
+    for control in (0x5410, 0x7632, 0x3210, 0x0123, 0x7777, 0x4321, 0xBA98, 0xB210, 0x3A10, 0x3290, 0x3218, 0x12345410):
         got = permute(a, b, np.array(control, np.uint32))
         assert got.dtype == np.uint32
         assert got.tolist() == call("prmt.b32", a, b, [control] * 200)
