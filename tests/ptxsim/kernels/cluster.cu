@@ -71,7 +71,7 @@ KERNEL __cluster_dims__(2, 1, 1) multicast(const __grid_constant__ TensorMap map
     }
     mbarrier_wait(&full, i % 2);  // bug 6 PhaseHazard; bug 8 PhaseHazard; bug 9 DeadlockHazard
     for (int k = t; k < 16 * 32; k += blockDim.x)
-      y[(blockIdx.x * tiles + i) * 16 * 32 + k] = tile[k];  // bug 6 PendingHazard; bug 8 RaceHazard PendingHazard
+      y[(blockIdx.x * tiles + i) * 16 * 32 + k] = tile[k];  // bug 6 PendingHazard UninitialisedHazard; bug 8 RaceHazard PendingHazard
     __syncthreads();
     if (t < (BUG == 9 ? 1 : 2)) mbarrier_arrive_at(&empty, t);
   }

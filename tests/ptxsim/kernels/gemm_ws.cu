@@ -50,12 +50,12 @@ gemm_ws(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b
         for (int i = 0; i < steps; i++, p.next()) {
           int row = tile / (n / N) * M, column = tile % (n / N) * N;
 #if BUG != 2
-          mbarrier_wait(&s.empty[p.stage], p.parity);  // bug 1 DeadlockHazard
+          mbarrier_wait(&s.empty[p.stage], p.parity);  // bug 1 DeadlockHazard; bug 8 DeadlockHazard
 #endif
           mbarrier_arrive_expect(&s.full[p.stage], BUG == 3 ? M * K * 2 : (M + N) * K * 2);  // bug 2 PhaseHazard; bug 3 PhaseHazard
           for (int g = 0; g < WORKERS; g++)
-            tma_load<2>(s.a[p.stage] + g * 64 * K * 2, a, {i * K, row + g * 64}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard; bug 5 RaceHazard PendingHazard
-          tma_load<2>(s.b[p.stage], b, {i * K, column}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard; bug 5 RaceHazard PendingHazard
+            tma_load<2>(s.a[p.stage] + g * 64 * K * 2, a, {i * K, row + g * 64}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard; bug 5 RaceHazard PendingHazard; bug 8 RaceHazard PendingHazard
+          tma_load<2>(s.b[p.stage], b, {i * K, column}, &s.full[p.stage]);  // bug 2 PhaseHazard RaceHazard PendingHazard; bug 3 PhaseHazard; bug 4 RaceHazard PendingHazard; bug 5 RaceHazard PendingHazard; bug 8 RaceHazard PendingHazard
         }
     }
   } else {
@@ -66,9 +66,9 @@ gemm_ws(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b
       float d[32];
 #pragma unroll 1
       for (int i = 0; i < steps; i++, p.next(BUG != 5)) {
-        mbarrier_wait(&s.full[p.stage], p.parity);  // bug 1 DeadlockHazard; bug 3 PhaseHazard DeadlockHazard; bug 5 PhaseHazard DeadlockHazard
+        mbarrier_wait(&s.full[p.stage], p.parity);  // bug 1 DeadlockHazard; bug 3 PhaseHazard DeadlockHazard; bug 5 PhaseHazard DeadlockHazard; bug 8 DeadlockHazard
         pin(d);
-        wgmma_fence();
+        wgmma_fence();  // bug 5 DeadlockHazard; bug 8 DeadlockHazard
 #pragma unroll
         for (int j = 0; j < K / 16; j++)
           wgmma_bf16<0, 0>(d, operand(s.a[p.stage] + worker * 64 * K * 2, j), operand(s.b[p.stage], j), i + j > 0);  // bug 3 PendingHazard; bug 5 PendingHazard
@@ -80,7 +80,7 @@ gemm_ws(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b
 #else
         wgmma_wait<0>();
         pin(d);
-        if (t % 128 < (BUG == 8 ? 2 : 1)) mbarrier_arrive(&s.empty[p.stage]);  // bug 8 PhaseHazard
+        if (t % 128 < (BUG == 8 ? 2 : 1)) mbarrier_arrive(&s.empty[p.stage]);  // bug 5 PhaseHazard; bug 8 PhaseHazard
 #endif
       }
       if (t % 128 == 0) bulk_wait_read<0>();  // the tile before this one has left

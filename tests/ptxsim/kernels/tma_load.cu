@@ -46,7 +46,7 @@ DEVICE void copy_boxes(const TensorMap &map, const Boxes &boxes, uint8_t *y, int
 #pragma unroll 1
     for (int k = t; k < bytes; k += blockDim.x) {
       int at = BUG == 8 ? k : swizzled(k, span);  // bug 8 Numbers
-      y[(size_t)i * bytes + k] = ring[s * pitch + at];  // bug 4 PendingHazard; bug 5 RaceHazard PendingHazard; bug 6 PendingHazard RaceHazard; bug 7 PendingHazard
+      y[(size_t)i * bytes + k] = ring[s * pitch + at];  // bug 4 PendingHazard; bug 5 RaceHazard PendingHazard; bug 6 PendingHazard RaceHazard; bug 7 PendingHazard UninitialisedHazard
     }
 #if BUG != 5
     __syncthreads();

@@ -65,13 +65,13 @@ DEVICE void multiply(const TensorMap &a, const TensorMap &b, float *c, int n, in
       B::load(tiles, b, column, at, type, &full);  // bug 4 PendingHazard RaceHazard
       for (int g = 0; g < groups; g++) A::load(tiles + tile * (1 + g), a, row + 64 * g, at, type, &full);  // bug 4 PendingHazard RaceHazard
     }
-    mbarrier_wait(&full, phase);  // bug 1 PhaseHazard
+    mbarrier_wait(&full, phase);  // bug 1 PhaseHazard DeadlockHazard
     uint32_t fragments[4][4];
     if constexpr (from == from_registers)
       for (int s = 0; s < 4; s++) fragment<span>(fragments[s], mine, s);
     pin(d);
 #if BUG != 2
-    wgmma_fence();
+    wgmma_fence();  // bug 1 DeadlockHazard
 #endif
 #pragma unroll
     for (int s = 0; s < 4; s++) {
