@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# The public surface: what users import and call.
-TYPED := -p treadle.runtime -p treadle.cli $(addprefix -m treadle.,errors settings dtypes api kernel check ir.program ir.scan ir.graph)
+# The public surface, what users import and call, and the PTX machine.
+TYPED := -p treadle.runtime -p treadle.cli -p treadle.torch -p treadle.codegen.ptxsim $(addprefix -m treadle.,errors settings dtypes api kernel check ir.program ir.scan ir.graph)
 SOURCES := pyproject.toml setup.py constraints.txt
 
 .PHONY: demo test test-long reliability gpu-kit lint clean

@@ -204,7 +204,8 @@ def build(
     for given in dims or {}:
         if given not in b.dims:
             raise UnknownNameError.unknown(f"{name}: dimension", given, b.dims)
-    scan, sweep = (body if isinstance(body, kind) else None for kind in (Scan, Sweep))
+    scan = body if isinstance(body, Scan) else None
+    sweep = body if isinstance(body, Sweep) else None
     results = tuple(body.results if isinstance(body, (Scan, Sweep)) else body)
     return Program(name, dtype, values, b.dims, b.bound, tuple(b.args), results, scan, b.flops, b.exps, d, sweep)
 

@@ -180,7 +180,7 @@ class Global(Space):
             if not strong:
                 self._reader[granules] = mine
         if bad.any():
-            self._refuse(actor, address, bad.reshape(-1, per).any(axis=1), RaceHazard,
+            self._refuse(actor, address, np.asarray(bad.reshape(-1, per).any(axis=1)), RaceHazard,
                          lambda a: f"a race between CTAs: {'write' if write else 'read'} of global address {a:#x}, which "
                                    f"another CTA {'accessed' if write else 'wrote'} in this launch")  # fmt: skip
 

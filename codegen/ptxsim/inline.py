@@ -125,7 +125,7 @@ class _Flat:
         """Let each formal mean its actual. Those returned are copied instead, between their place and a register or number."""
         if len(formals) != len(actuals.items):
             raise self._error(call, "a call that does not fit its function", given=len(actuals.items), expected=len(formals))
-        copied = []
+        copied: list[tuple[Variable, Operand]] = []
         for formal, actual in zip(formals, actuals.items, strict=True):
             if not self._fits(formal, actual):
                 what = f"'{actual.name}'" if isinstance(actual, Reg | Sym) else "a number or a list"

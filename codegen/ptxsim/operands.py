@@ -180,8 +180,8 @@ def _atom(c: Cursor) -> int | Imm:
         return Imm(int(text[2:], 16), 32)
     if text[:2] in ("0d", "0D"):
         return Imm(int(text[2:], 16), 64)
-    if (value := integer(text)) is not None:
-        return value
+    if (whole := integer(text)) is not None:
+        return whole
     if not any(mark in text for mark in ".eE") or not isfinite(number := float(text)):
         raise c.error("not a number", c.at - 1, given=f"'{text[:40]}'")
     return Imm(int.from_bytes(struct.pack("<d", number), "little"), 64)

@@ -58,7 +58,7 @@ class Shared(Space):
     def _visit(self, actor: Gang | Engine, address: Addresses, rank: NDArray[np.int64]) -> None:
         """The memory of a CTA ends with it; who comes from another one is remembered until then."""
         m = self.machine
-        there = m.alive().reshape(m.ctas, -1).any(axis=1)
+        there = np.asarray(m.alive().reshape(m.ctas, -1).any(axis=1))
         if not there.all():
             self._refuse(actor, address, ~there[np.minimum(rank, m.ctas - 1)], BoundsHazard,
                          lambda a: f"shared address {a:#x} belongs to a CTA of the cluster that has left the kernel")  # fmt: skip

@@ -174,7 +174,7 @@ def _elements(addresses: Addresses, mask: NDArray[np.bool_], map_: TensorMap, it
     if not len(addresses):
         return addresses
     wide = int(mask.sum()) // len(addresses)
-    return (addresses[:, None] + np.arange(0, wide, item, dtype=np.uint64)).ravel()
+    return (addresses[:, None] + np.arange(0, wide, item).astype(np.uint64)).ravel()
 
 
 def _type(map_: TensorMap, operation: str) -> str:
