@@ -69,8 +69,11 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
 
         def task(index: Expr) -> None:
             # Truncating: TVM proves no sign here, and would pay for a floor division at every use.
-            column, rest = tirx.truncmod(index, columns), tirx.truncdiv(index, columns)
-            tile, i = tirx.truncmod(rest, tiles), tirx.truncdiv(rest, tiles)
+            # What is contiguous comes next: a tile a channel's pitch away is memory that no prefetcher foresees.
+            near, far = (columns, tiles) if conv.channels_last else (tiles, columns)
+            first, rest = tirx.truncmod(index, near), tirx.truncdiv(index, near)
+            second, i = tirx.truncmod(rest, far), tirx.truncdiv(rest, far)
+            column, tile = (first, second) if conv.channels_last else (second, first)
             t, c = T.bind(tile * long), T.bind(column * wide)
             body = _Tile(
                 conv, buffers, T.bind(i), t, T.bind(tirx.min(long, steps - t)), c, T.bind(tirx.min(wide, channels - c))
@@ -103,29 +106,38 @@ class _Tile:
 
     def backward(self, part: Expr, most_steps: int, most_channels: int) -> None:
         conv, reach = self.conv, self.conv.width - 1
-        held = T.alloc_buffer(((most_steps + 2 * reach) * most_channels,), "float32", scope="local")
+        size = ((most_steps + 2 * reach) * most_channels,)
+        # Both begin with the tile's first step of their own count: g_around[t] is g[t - reach].
+        past, around = (T.alloc_buffer(size, "float32", scope="local") for _ in range(2))
 
-        def slot(step: Expr, column: Expr) -> Expr:
-            """Where g is kept, `step` counted from the tile's first."""
-            return (step + reach) * most_channels + column
-
-        def keep(t: Expr, c: Expr, early: bool) -> None:
-            here = value(conv.g, conv.place(self.i, t, c), self._load(early))
-            T.buffer_store(held, here, [slot(t - self.t, c - self.c)])
-
-        with self._loops(tirx.const(0, "int64"), self.steps + 2 * reach) as (step, column):
-            T.buffer_store(held, tirx.const(0.0, "float32"), [slot(step - reach, column)])
-        beyond = T.bind(tirx.min(self.steps + reach, conv.sizes[1] - self.t))
-        self._twice(keep, beyond)
+        def slot(step: Expr, c: Expr) -> Expr:
+            return (step - self.t) * most_channels + (c - self.c)
 
         def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
-            if tensor.same_as(conv.around):
-                _, u, c = conv.place(*index)
-                return held[slot(u - reach - self.t, c - self.c)]
-            if tensor.same_as(conv.g):
-                _, t, c = conv.place(*index)
-                return held[slot(t - self.t, c - self.c)]
-            return self._load(True)(tensor, index)
+            for stage, held, later in ((conv.past, past, 0), (conv.around, around, 0), (conv.g, around, reach)):
+                if tensor.same_as(stage):
+                    _, step, c = conv.place(*index)
+                    return held[slot(step + later, c)]
+            if isinstance(tensor.op, te.PlaceholderOp):
+                return self.buffers[tensor.op.name][*index]
+            if tensor.op.name == "same":
+                # dpast asks it of steps before and beyond the sequence too, whose g is 0 whatever it says.
+                i, t, k = index
+                index = [i, tirx.max(tirx.min(t, conv.sizes[1] - 1), tirx.const(0, "int64")), k]
+            # A stage read through another is held too: asked elsewhere, dpast would work out g again for every tap.
+            return value(tensor, list(index), load)
+
+        def keep_past(s: Expr, c: Expr, early: bool) -> None:
+            here = self._load(early)(conv.past, conv.place(self.i, s, c))
+            T.buffer_store(past, here, [slot(s, c)])
+
+        beyond = T.bind(tirx.min(self.steps + reach, conv.sizes[1] - self.t))
+        self._twice(keep_past, beyond + reach)
+        with self._loops(tirx.const(0, "int64"), self.steps + 2 * reach) as (step, column):
+            T.buffer_store(around, tirx.const(0.0, "float32"), [slot(self.t + step, self.c + column)])
+        with self._loops(tirx.const(0, "int64"), beyond) as (step, column):
+            t, c = self.t + step, self.c + column
+            T.buffer_store(around, value(conv.g, conv.place(self.i, t, c), load), [slot(t + reach, c)])
 
         with self._loops(tirx.const(0, "int64"), self.steps) as (step, column):
             self._store(conv.result("dx"), self.t + step, self.c + column, load)
