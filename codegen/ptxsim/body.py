@@ -30,11 +30,12 @@ class Header:
 
 @dataclass
 class Body:
-    """A body not read yet: it starts at token `at`, behind the brace."""
+    """A body not read yet: it starts at token `at`, behind its brace, and its closing brace is token `end`."""
 
     header: Header
     tokens: Tokens
     at: int
+    end: int
     files: Mapping[int, str]
     everywhere: Container[str]
 
@@ -57,7 +58,7 @@ class _Statement:
 class _Reader:
     def __init__(self, body: Body) -> None:
         self.header, self.files = body.header, body.files
-        self.c = Cursor(body.tokens, body.at)
+        self.c, self.end = Cursor(body.tokens, body.at), body.end
         self.scopes = 0
         self.scope = Scope(everywhere=body.everywhere)
         self.source: Source | None = None
@@ -76,26 +77,32 @@ class _Reader:
             else:
                 self.scope.declare(v.name, Sym, c, c.at)
         self._survey()
+        astray = None if c.at == self.end and self.scope.outer is None else c.at
         branch_targets = {name: self._branch_targets(*where) for name, where in self.targets.items()}
+        instructions = tuple(self._instruction(s) for s in self.statements)
+        if astray is not None:  # if no instruction is at fault, which says it better
+            raise c.error("braces that do not match", astray)
         return Function(
-            h.name, h.entry, h.params, h.returns, self.registers, tuple(self.variables),
-            tuple(self._instruction(s) for s in self.statements), self.labels, branch_targets,
-            h.max_threads, h.required_threads, h.cluster,
+            h.name, h.entry, h.params, h.returns, self.registers, tuple(self.variables), instructions, self.labels,
+            branch_targets, h.max_threads, h.required_threads, h.cluster,
         )  # fmt: skip
 
     def _survey(self) -> None:
-        """Enter declarations and labels, and note where each instruction starts."""
+        """Enter declarations and labels, and note where each instruction starts.
+
+        A statement without its semicolon runs on over braces, and then scopes do not end where the body does.
+        """
         c, texts = self.c, self.c.texts
-        while True:
+        while c.at < self.end:
             text = texts[c.at]
             if text == "{":
                 c.at += 1
                 self.scopes += 1
                 self.scope = Scope(self.scopes, self.scope)
             elif text == "}":
-                c.at += 1
                 if self.scope.outer is None:
-                    return
+                    break
+                c.at += 1
                 self.scope = self.scope.outer
             elif text == ";":
                 c.at += 1
@@ -109,9 +116,9 @@ class _Reader:
 
     def _semicolon(self) -> int:
         try:
-            return self.c.texts.index(";", self.c.at)
+            return self.c.texts.index(";", self.c.at, self.end)
         except ValueError:
-            raise self.c.error("the file ends in the middle", hint="It is truncated.") from None
+            raise self.c.error("a statement without end", expected="';'") from None
 
     def _directive(self) -> None:
         c, at = self.c, self.c.at

@@ -184,8 +184,8 @@ def _on_call(instr: Instr, of_calls: set[str], entry: bool) -> bool:
     """Whether an instruction accesses a parameter of a call, not the kernel's own. Registers hold addresses of a callee's own."""
     if instr.opcode not in ("ld", "st") or not {"param", "param::func"} & set(instr.mods):
         return False
-    address = next(o for o in instr.operands if isinstance(o, Addr))
-    return address.base.name in of_calls if isinstance(address.base, Sym) else not entry
+    base = next((o.base for o in instr.operands if isinstance(o, Addr)), None)
+    return base.name in of_calls if isinstance(base, Sym) else not entry
 
 
 def _renamed(instr: Instr, names: dict[str, str]) -> Instr:

@@ -42,6 +42,9 @@ class Functions(Mapping[str, Function]):
             found = self._known[name] = found.read()
         return found
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._known  # which reads nothing
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
 
@@ -151,9 +154,9 @@ class _Reader:
         if c.accept(";"):  # only declared; a call to it is refused if no body follows
             return
         c.expect("{")
-        header = Header(name, entry, params, returns, **shapes)
-        self.functions.add(Body(header, self.tokens, c.at, self.files, self.everywhere))
+        header, start = Header(name, entry, params, returns, **shapes), c.at
         self._skip(at)
+        self.functions.add(Body(header, self.tokens, start, c.at - 1, self.files, self.everywhere))
 
     def _parameters(self) -> tuple[Variable, ...]:
         c = self.c

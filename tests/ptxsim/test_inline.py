@@ -128,6 +128,11 @@ def test_shared_variables_are_one_and_local_ones_each_calls_own():
     assert sorted(v.space for v in flat.variables) == ["local", "local", "shared"]
 
 
+def test_an_access_without_an_address_is_left_to_the_binder():
+    flat = flatten(module(".func f() { .reg .b32 %r; ld.param.u32 %r; }", "call f; ld.param.u32 %r1;"), "k")
+    assert [len(i.operands) for i in flat.body] == [1, 1, 0]
+
+
 def test_the_guard_of_a_call_is_turned_round():
     flat = flatten(module(".func f() { trap; }", "@%p1 call f; @!%p2 call f; ret;"), "k")
     assert [(i.opcode, i.guard) for i in flat.body] == [

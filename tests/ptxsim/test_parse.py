@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from treadle.codegen.ptxsim.inline import flatten
 from treadle.codegen.ptxsim.lexer import PtxError
 from treadle.codegen.ptxsim.parse import parse
 from treadle.codegen.ptxsim.syntax import Addr, Imm, Not, Pair, Reg, Sym, Vec
@@ -259,6 +260,11 @@ def test_a_file_that_cannot_be(text, line, words):
 BODIES = [
     ("add.s32 %r1, %r2, 3\nsub.s32 %r1, %r2, 3;", 8, "unexpected text"),
     ("add.s32 %r1, %r2, ;", 7, "operand"),
+    ("ret", 7, "without end"),
+    ("{ add.s32 %r1, %r2, 3 }\nret;", 7, "unexpected text: given '}'"),
+    ("add.s32 %r1, %r2, 3 { ret; }\nret;", 7, "unexpected text: given '{'"),
+    ("P: .callprototype { ;\n} ret;", 8, "braces"),
+    ("{ P: .callprototype _ () }\nret;", 9, "braces"),
     ("add.s32 %r1 %r2;", 7, "%r2"),
     ("add.s32 %r1, [%r2;", 7, "']'"),
     ("mov.b64 %rd1, {%r1, %r2; }", 7, "'}'"),
@@ -298,9 +304,10 @@ def test_a_body_that_cannot_be(text, line, words):
 
 
 def read_whole(text):
-    """Everything of a text, or that it is refused. Whatever else is raised goes through."""
+    """Everything of a text, its calls inlined, or that it is refused. Whatever else is raised goes through."""
     try:
-        return list(parse(text, "t").functions.values())
+        module = parse(text, "t")
+        return [flatten(module, name) if f.entry else f for name, f in module.functions.items()]
     except PtxError as refused:
         assert re.match(r"t, line \d+: .", refused.message)
         return None
@@ -314,10 +321,16 @@ def test_truncated_files(name):
     assert refused > 100  # between two functions a file may end
 
 
-@pytest.mark.parametrize("seed", range(4))
+def _without_what_is_refused(text):
+    """Of the calls those that can be inlined, so that damage reaches the inliner."""
+    return text[: text.index("\t// .globl\trecurses")]
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_damaged_files(seed):
     """Bytes and words changed, dropped, doubled, swapped: read or refused, never anything else."""
-    text = kernels.file(["gemm_ws", "cluster", "control", "warp"][seed]).read_text()
+    names = ["gemm_ws", "cluster", "control", "warp"]
+    text = kernels.file(names[seed]).read_text() if seed < len(names) else _without_what_is_refused(compiled("calls"))
     rng = random.Random(seed)
     for _ in range(120):
         words = re.split(r"(\W)", text) if rng.random() < 0.6 else list(text)
