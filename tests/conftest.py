@@ -53,3 +53,25 @@ def held():
         return compare(*(torch.stack(list(ts)) for ts in zip(*found, strict=True)), dtype.eps)
 
     return hold
+
+
+@pytest.fixture(scope="session")
+def mismatched():
+    """mismatched(program, func): whether the check of random cases finds a function, lowered for a CPU, out of tolerance."""
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from treadle.batch import compile_many
+    from treadle.check import held
+    from treadle.codegen.lower import lower
+    from treadle.schedules.target import Target
+
+    cpu = Target.parse("cpu")
+
+    def found(program, func):
+        kernel = replace(lower(program, cpu), func=func)
+        with ExitStack() as keep:
+            function = compile_many([kernel], cpu, keep, lambda _: None)[id(kernel)]
+            return any(held(kernel, function, seed=0, case=case)[1] for case in range(3))
+
+    return found

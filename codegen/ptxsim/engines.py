@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from treadle.codegen.ptxsim.gang import Gang
 from treadle.codegen.ptxsim.hazards import BoundsHazard, MisalignedHazard, ProxyHazard, refuse
-from treadle.codegen.ptxsim.memory import RANK_SHIFT, Addresses, Engine, Space
+from treadle.codegen.ptxsim.memory import Addresses, Engine, Space
 from treadle.codegen.ptxsim.order import Ints, written_by
 
 if TYPE_CHECKING:
@@ -106,10 +106,7 @@ def shared_address(operand: Operand, instr: Instr, m: Machine) -> Callable[[Gang
                 raise m.hazard(BoundsHazard, f"{int(address[i]):#x} is no address of shared memory", gang, i, int(address[i]))
             address = address & np.uint64((1 << 48) - 1)
         if not anywhere and m.ctas > 1:
-            foreign = (address >> np.uint64(RANK_SHIFT)).astype(np.int64) != m.cta_of(gang)
-            if foreign.any():
-                i = int(foreign.argmax())
-                raise m.hazard(BoundsHazard, f"shared address {int(address[i]):#x} is another CTA's", gang, i, int(address[i]))
+            m.shared.require_own(gang, address)
         return address
 
     return of

@@ -22,7 +22,7 @@ from treadle.codegen.ptxsim.layout import Layout, layout, smallest_access
 from treadle.codegen.ptxsim.memory import RANK_SHIFT, Engine
 from treadle.codegen.ptxsim.order import Order
 from treadle.codegen.ptxsim.register_file import Get, Operands
-from treadle.codegen.ptxsim.schedule import Scheduler
+from treadle.codegen.ptxsim.schedule import EXITED, WAITING, Scheduler
 from treadle.codegen.ptxsim.spaces import Local, Param, Shared
 from treadle.codegen.ptxsim.syntax import Function, Instr, Module
 
@@ -31,7 +31,6 @@ Dims = tuple[int, int, int]
 Step = tuple[int, Any, Get | None]
 #: Generic addresses: the upper 16 bits say which window; device pointers have none of them set.
 WINDOWS = {"global": 0, "const": 0, "shared": 1 << 48, "local": 2 << 48, "param": 3 << 48}
-READY, WAITING, EXITED = range(3)
 
 
 class Deferred(Protocol):

@@ -55,6 +55,11 @@ class Shared(Space):
                                f"{self.describe(a)}")  # fmt: skip
         return rank * self.STRIDE + within
 
+    def require_own(self, gang: Gang, address: Addresses) -> None:
+        """An access that does not say ::cluster stays within its own CTA."""
+        foreign = (address >> np.uint64(RANK_SHIFT)).astype(np.int64) != self.machine.cta_of(gang)
+        self._refuse(gang, address, foreign, BoundsHazard, lambda a: f"shared address {a:#x} is another CTA's")
+
     def _visit(self, actor: Gang | Engine, address: Addresses, rank: NDArray[np.int64]) -> None:
         """The memory of a CTA ends with it; who comes from another one is remembered until then."""
         m = self.machine

@@ -1,16 +1,13 @@
 """The RMS norms, forward and backward: both schedules against the oracles, mistakes planted in them, and the compiler's report."""
 
-from contextlib import ExitStack
-
 import pytest
 import tvm_ffi
 from tvm import tirx
 
-from treadle.batch import compile_many
-from treadle.check import held, sweep
+from treadle.check import sweep
 from treadle.codegen import cuda as codegen
 from treadle.codegen import nvcc, ptxas
-from treadle.codegen.lower import Lowered, lower
+from treadle.codegen.lower import lower
 from treadle.errors import ToolchainError
 from treadle.ir import build
 from treadle.schedules.norm import row_teams
@@ -21,14 +18,6 @@ NAMES = [f"{name}{adjoint}" for name in FAMILY for adjoint in ("", "_adjoint")]
 CPU, EMULATED = Target.parse("cpu"), Target.parse("emulate:sm_90a")
 #: Rows that are no multiple of a block's, features that are none of a vector's.
 SIZES = {"R": 21, "C": 37}, {"R": 21, "G": 2, "S": 37}
-
-
-def mismatched(program, func, target=CPU):
-    """Whether the check finds a function out of tolerance."""
-    kernel = Lowered(program, "mutant", row_teams.Knobs(), func)
-    with ExitStack() as keep:
-        function = compile_many([kernel], target, keep, lambda _: None)[id(kernel)]
-        return any(held(kernel, function, seed=0, case=case)[1] for case in range(3))
 
 
 def bound(name, **attrs):
@@ -56,20 +45,20 @@ def without_rest(loop):
 
 
 @pytest.mark.parametrize("name", ["norm.rms_norm", "norm.add_rms_norm_adjoint"])
-def test_a_dropped_tail_is_caught(name):
+def test_a_dropped_tail_is_caught(name, mismatched):
     program = bound(name)
     func = lower(program, CPU).func
     assert not mismatched(program, func)
     assert mismatched(program, tvm_ffi.structural_map(func, (tirx.For, without_rest)))
 
 
-def test_the_other_order_of_gate_and_norm_is_caught():
+def test_the_other_order_of_gate_and_norm_is_caught(mismatched):
     program, other = (bound("norm.rms_norm_gated_adjoint", norm_before_gate=before) for before in (False, True))
     renamed = lower(other, CPU).func.with_attr("global_symbol", program.symbol)
     assert mismatched(program, renamed)
 
 
-def test_a_lost_share_of_a_sum_is_caught(monkeypatch):
+def test_a_lost_share_of_a_sum_is_caught(monkeypatch, mismatched):
     program = bound("norm.rms_norm")
     assert not mismatched(program, lower(program, EMULATED).func)
     whole = row_teams.Totals._add
@@ -78,7 +67,7 @@ def test_a_lost_share_of_a_sum_is_caught(monkeypatch):
     assert mismatched(program, lower(program, EMULATED).func)
 
 
-def test_a_part_of_the_wrong_rows_is_caught(monkeypatch):
+def test_a_part_of_the_wrong_rows_is_caught(monkeypatch, mismatched):
     program = bound("norm.rms_norm_adjoint")
     monkeypatch.setattr(row_teams._Block, "_row", lambda self, here: self.block * (self.tile - 1) + here)
     assert mismatched(program, lower(program, EMULATED).func)

@@ -1,8 +1,5 @@
 """The machine itself: control flow, spaces, hazards with their places, and launches that cannot be."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,9 +7,7 @@ from treadle.codegen import ptxsim
 from treadle.codegen.ptxsim import hazards
 from treadle.errors import ArchError, ArgumentError, UnknownNameError
 
-_spec = importlib.util.spec_from_file_location("ptx_of_tests", Path(__file__).with_name("ptx.py"))
-ptx = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(ptx)
+from . import ptx
 
 SEEDS = range(4)
 #: %d9 = the address of this thread's element of the array at %d0

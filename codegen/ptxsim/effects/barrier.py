@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.gang import WARP, Gang
 from treadle.codegen.ptxsim.hazards import DivergenceHazard, refuse
-from treadle.codegen.ptxsim.machine import EXITED, Machine
+from treadle.codegen.ptxsim.machine import Machine
+from treadle.codegen.ptxsim.schedule import EXITED
 from treadle.codegen.ptxsim.syntax import Imm, Instr
 
 BARRIERS = 16

@@ -17,8 +17,9 @@ from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.engines import every, refuse_unless, shared_address
 from treadle.codegen.ptxsim.gang import Gang
 from treadle.codegen.ptxsim.hazards import refuse
-from treadle.codegen.ptxsim.machine import WAITING, Machine
+from treadle.codegen.ptxsim.machine import Machine
 from treadle.codegen.ptxsim.mbarriers import Mbarriers, pending_of, phase_of
+from treadle.codegen.ptxsim.schedule import WAITING
 from treadle.codegen.ptxsim.syntax import Imm, Instr
 
 _KNOWN = {

@@ -18,7 +18,7 @@ from treadle.codegen.ptxsim.effects import Step, effect
 from treadle.codegen.ptxsim.gang import Gang
 from treadle.codegen.ptxsim.hazards import BoundsHazard, refuse
 from treadle.codegen.ptxsim.machine import WINDOWS, Machine
-from treadle.codegen.ptxsim.memory import RANK_SHIFT, Space
+from treadle.codegen.ptxsim.memory import Space
 from treadle.codegen.ptxsim.strong import learn, publish
 from treadle.codegen.ptxsim.syntax import Addr, Instr, Reg, elements
 
@@ -115,7 +115,7 @@ def by_window(
     if space is not None:
         where = m.space(space)
         if space == "shared" and m.ctas > 1 and not cluster:
-            own_cta(m, gang, address)
+            m.shared.require_own(gang, address)
         return do(gang, where, address)
     window = address >> np.uint64(48)
     name = {base >> 48: space for space, base in WINDOWS.items() if space != "const"}
@@ -134,14 +134,6 @@ def by_window(
             out = np.empty((gang.n, *part.shape[1:]), part.dtype) if out is None else out
             out[mask] = part
     return out
-
-
-def own_cta(m: Machine, gang: Gang, address: Array) -> None:
-    """An access to shared memory that does not say ::cluster stays within its own CTA."""
-    foreign = (address >> np.uint64(RANK_SHIFT)).astype(np.int64) != m.cta_of(gang)
-    if foreign.any():
-        i = int(foreign.argmax())
-        raise m.hazard(BoundsHazard, f"shared address {int(address[i]):#x} is another CTA's", gang, i, int(address[i]))
 
 
 @effect("membar", "fence.sc", "fence.acq_rel", "fence.acquire", "fence.release", "fence.gpu", "fence.cta", "fence.sys")
