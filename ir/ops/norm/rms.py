@@ -14,7 +14,7 @@ from tvm import te, tirx
 
 from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
-from treadle.ir.ops.math import f32, sigmoid, sigmoid_slope
+from treadle.ir.ops.math import f32
 from treadle.ir.program import Attr, Builder
 
 #: Rows whose weight gradients are added up in one part.
@@ -74,15 +74,6 @@ def weight_parts(shape: Sequence[Size], term: Row, name: str) -> te.Tensor:
 def kind(b: Builder, attr: str) -> str:
     """The dtype that an attribute of the choices same and float32 stands for."""
     return "float32" if b.attrs[attr] == "float32" else b.dtype
-
-
-def silu(x: Expr) -> Expr:
-    return x * sigmoid(x)
-
-
-def silu_slope(x: Expr) -> Expr:
-    s = sigmoid(x)
-    return s + x * sigmoid_slope(s)
 
 
 def wide(tensor: te.Tensor) -> Row:

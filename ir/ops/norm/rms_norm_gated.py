@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tvm import te
 
 from treadle.ir.expr import Expr
-from treadle.ir.ops.math import f32
-from treadle.ir.ops.norm.rms import EPS, WEIGHT, Normed, Row, kind, silu, silu_slope, weight_parts, wide
+from treadle.ir.ops.math import f32, silu, silu_slope
+from treadle.ir.ops.norm.rms import EPS, WEIGHT, Normed, Row, kind, weight_parts, wide
 from treadle.ir.program import Attr, Builder, define
 
 ATTRS = {

@@ -10,7 +10,7 @@ from tvm import te, tirx
 from treadle.ir import expr as ex
 from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
-from treadle.ir.ops.math import f32, sigmoid, sigmoid_slope
+from treadle.ir.ops.math import f32, silu, silu_slope
 from treadle.ir.program import Attr, Builder, define
 
 #: Steps whose weight gradients are added up in one part.
@@ -91,13 +91,12 @@ def _conv(b: Builder, leading: Sequence[str] = ()) -> tuple[Conv, dict[str, te.T
 
 
 def _activate(b: Builder, u: Expr) -> Expr:
-    return u * sigmoid(u) if b.attrs["activation"] == "silu" else u
+    return silu(u) if b.attrs["activation"] == "silu" else u
 
 
 def _slope(b: Builder, u: Expr) -> Expr:
     """The derivative of the activation."""
-    s = sigmoid(u)
-    return s + u * sigmoid_slope(s) if b.attrs["activation"] == "silu" else tirx.const(1.0, "float32")
+    return silu_slope(u) if b.attrs["activation"] == "silu" else tirx.const(1.0, "float32")
 
 
 @define(
