@@ -11,6 +11,7 @@ from treadle.codegen.lower import lower
 from treadle.errors import ToolchainError
 from treadle.ir import build
 from treadle.schedules.scan import conv_windows
+from treadle.schedules.scan.conv_window import Windows
 from treadle.schedules.target import Target
 
 NAMES = ("scan.causal_conv1d", "scan.causal_conv1d_adjoint")
@@ -52,12 +53,12 @@ def test_a_border_that_is_not_asked_for_is_caught(name, mismatched):
 @pytest.mark.parametrize(("name", "layout"), list(zip(NAMES, ("bdl", "bld"), strict=True)))
 def test_taps_in_reverse_are_caught(name, layout, monkeypatch, mismatched):
     program = bound(name, layout=layout)
-    right = conv_windows._Windows.load
+    right = Windows.load
 
     def reversed_taps(self, i, t, c, past, g, dy=None, weight=None):
         return right(self, i, t, c, lambda k: past(self.reach - k), g, dy, weight)
 
-    monkeypatch.setattr(conv_windows._Windows, "load", reversed_taps)
+    monkeypatch.setattr(Windows, "load", reversed_taps)
     assert mismatched(program, lower(program, EMULATED).func)
 
 
@@ -74,7 +75,7 @@ def test_gradients_reach_from_one_part_into_the_next(layout, target, mismatched)
 
 def test_a_sequence_that_is_not_cut_is_caught(monkeypatch, mismatched):
     program = bound("scan.causal_conv1d", packed=True)
-    monkeypatch.setattr(conv_windows._Windows, "_same", lambda self, i, t, k: tirx.const(True, "bool"))
+    monkeypatch.setattr(Windows, "_same", lambda self, i, t, k: tirx.const(True, "bool"))
     assert mismatched(program, lower(program, EMULATED).func)
 
 
