@@ -5,8 +5,10 @@ Everything is drawn from a numpy Generator seeded by (seed, what is drawn, which
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +35,8 @@ def generator(seed: int, *what: str | int) -> np.random.Generator:
 
 def draw_program(definition: Definition, dtype: str, rng: np.random.Generator) -> Program:
     """The Program with random attributes and, now and then, some of its dimensions bound."""
-    attrs = {n: _attr(a, rng) for n, a in definition.attrs.items()}
+    few = getattr(_oracle(definition.name), "DRAWN", {})
+    attrs = {n: few[n][rng.integers(len(few[n]))] if n in few else _attr(a, rng) for n, a in definition.attrs.items()}
     free = build(definition.name, dtype, attrs)
     if rng.random() >= _BIND:
         return free
@@ -67,7 +70,10 @@ def draw_sizes(program: Program, rng: np.random.Generator, part: int = 1) -> dic
 
 
 def draw_inputs(program: Program, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Normal values, rounded to the Program's dtype; what multiplies a scan's carry is scaled so that no step amplifies."""
+    """Normal values, rounded to the Program's dtype; what multiplies a scan's carry is scaled so that no step amplifies.
+
+    Operands that must fit each other (tables, slots) are the oracle's to choose, by its `inputs`.
+    """
     import torch
 
     from treadle.ir import dims as dm
@@ -80,7 +86,16 @@ def draw_inputs(program: Program, sizes: Mapping[str, int], rng: np.random.Gener
         terms = contracting.get(name)
         data = rng.uniform(-1, 1, shape) / terms if terms else rng.standard_normal(shape)
         inputs[name] = torch.from_numpy(data.astype(np.float32)).to(getattr(torch, str(arg.dtype)))
-    return inputs
+    own = getattr(_oracle(program.name), "inputs", None)
+    return own(program, inputs, sizes, rng) if own else inputs
+
+
+def _oracle(program: str) -> ModuleType | None:
+    """The module of a Program's oracle; it may choose what is drawn."""
+    try:
+        return importlib.import_module(f"treadle.ir.oracles.{program}")
+    except ModuleNotFoundError:
+        return None
 
 
 def _carry_weights(program: Program) -> dict[str, int]:

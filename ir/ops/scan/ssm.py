@@ -13,7 +13,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from treadle.ir.expr import Expr
-from treadle.ir.ops.math import silu, softplus
+from treadle.ir.ops.math import sigmoid, silu, softplus
 
 
 def delta(dt: Expr, bias: Expr | None, squash: bool, lo: float = 0.0, hi: float = float("inf")) -> Expr:
@@ -38,3 +38,21 @@ def decay(delta: Expr, a: Expr) -> Expr:
 
 def gated(y: Expr, z: Expr | None) -> Expr:
     return y if z is None else y * silu(z)
+
+
+#: exp of less is 0 in float32, whatever it multiplies; and sums of exponents no lower than this keep their small terms.
+LOWEST = -128.0
+
+
+def exponent(delta: Expr, a: Expr) -> Expr:
+    """What `decay` is the exponential of, for those who add up exponents before they take one exponential."""
+    return tirx.max(delta * a, tirx.const(LOWEST, "float32"))
+
+
+def delta_slope(dt: Expr, bias: Expr, squash: bool, lo: float, hi: float) -> Expr:
+    """The derivative of `delta` by dt; a limit that is met is not passed."""
+    free = dt + bias
+    slope = sigmoid(free) if squash else tirx.const(1.0, "float32")
+    step = softplus(free) if squash else free
+    limits = [step >= tirx.const(lo, "float32")] + ([] if hi == float("inf") else [step <= tirx.const(hi, "float32")])
+    return tirx.Select(tirx.all(*limits), slope, tirx.const(0.0, "float32"))
