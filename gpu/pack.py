@@ -156,8 +156,8 @@ def _ptx_cases(out: Path) -> None:
     """The PTX machine's test kernels and cases, which a GPU has to agree with."""
     tests = ROOT / "tests" / "ptxsim"
     (out / "kernels" / "ptx").mkdir(parents=True)
-    for name in ("cases", "kernels", "on_machine", "on_gpu", "test_on_gpu"):
-        shutil.copy(tests / f"{name}.py", out)
+    for file in (*tests.glob("case*.py"), *(tests / f"{name}.py" for name in ("kernels", "on_machine", "on_gpu", "test_on_gpu"))):
+        shutil.copy(file, out)
     for source in tests.glob("kernels/*.cu"):
         shutil.copy(source, out / "kernels")
         shutil.copy(source.parent / "ptx" / f"{source.stem}.ptx", out / "kernels" / "ptx")
