@@ -42,7 +42,7 @@ def manifest(graph: Graph, target: Target) -> mf.Manifest:
         name=graph.name,
         producer=producer,
         dims={n: mf.Dim(d.lo, d.hi, d.step, d.one_of) for n, d in graph.dims.items()},
-        entries=(mf.Entry(ENTRY, specs(graph.inputs), specs(graph.outputs)),),
+        entries=(mf.Entry(ENTRY, specs(graph.inputs), specs(graph.outputs), graph.updates),),
         weights=specs(graph.weights),
         libraries=(mf.Library(target.name, library(target), features),),
     )

@@ -52,8 +52,8 @@ def _row(gpu: Gpu, k: Kernel, used: Usage, waive: Collection[str]) -> dict[str, 
 def floor(program: Program) -> dict[str, str]:
     """The floor of one call of the Program as size expressions: what the device's figures are to be divided into."""
     total: dm.Size = 0
-    for t in (*program.args, *program.results):
-        total = reduce(lambda a, s: s * a, t.shape, find_dtype(str(t.dtype)).itemsize) + total
+    for t, times in program.moved:
+        total = reduce(lambda a, s: s * a, t.shape, times * find_dtype(str(t.dtype)).itemsize) + total
     return {"bytes": _size(total), "flops": _size(program.flops), "exps": _size(program.exps)}
 
 

@@ -55,6 +55,12 @@ class Node:
     outputs: tuple[Value, ...]
     sizes: Mapping[str, Size]
 
+    @property
+    def updated(self) -> tuple[Value, ...]:
+        """The values whose memory the node writes, although they are its inputs."""
+        names = self.program.updated
+        return tuple(v.root for t, v in zip(self.program.args, self.inputs, strict=True) if t.op.name in names)
+
 
 @dataclass
 class Graph:
@@ -130,11 +136,17 @@ class Graph:
 
     @property
     def nodes(self) -> list[Node]:
-        """The nodes that outputs depend on, in the order they were added (which is a topological order)."""
-        needed: set[Any] = set()
-        for value in self.outputs.values():
-            needed |= nx.ancestors(self.digraph, value.root)
+        """The nodes that outputs and updates depend on, in the order they were added (which is a topological order)."""
+        needed: set[Any] = {n for n in self.digraph if isinstance(n, Node) and n.updated}
+        for value in [*needed, *(v.root for v in self.outputs.values())]:
+            needed |= nx.ancestors(self.digraph, value)
         return [n for n in self.digraph if isinstance(n, Node) and n in needed]
+
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """The inputs that are updated in place, by name."""
+        written = {v for n in self.nodes for v in n.updated}
+        return tuple(name for name, value in self.inputs.items() if value in written)
 
     def same(self, a: Size, b: Size) -> bool:
         """Whether two sizes are equal for every legal value of the dimensions (a multiple of 14 is 14 times something)."""
@@ -147,9 +159,30 @@ class Graph:
         return Value(name, tuple(shape), dtype)
 
     def _add(self, node: Node) -> None:
+        for updated in node.updated:
+            if not any(updated is v for v in self.inputs.values()):
+                raise ArgumentError(
+                    f"{self.name}: node {node.name} updates {updated.name}", given="a weight or a computed value",
+                    expected="an input of the graph: what is updated is the caller's memory",
+                )  # fmt: skip
+            self._sole(node, updated)
+        for other in self.digraph:
+            for updated in other.updated if isinstance(other, Node) else ():
+                if any(v.root is updated for v in node.inputs):
+                    self._sole(other, updated, node)
         self.digraph.add_node(node)
         self.digraph.add_edges_from((v.root, node) for v in node.inputs)
         self.digraph.add_edges_from((node, v) for v in node.outputs)
+
+    def _sole(self, node: Node, updated: Value, reader: Node | None = None) -> None:
+        """Refuse a second reader of what a node updates: which of its contents that one would see, the graph does not say."""
+        readers = [*([reader] if reader else []), *(self.digraph.successors(updated) if updated in self.digraph else ())]
+        found = next((r for r in readers if r is not node), None)
+        if found is not None or sum(v.root is updated for v in node.inputs) > 1:
+            raise ArgumentError(
+                f"{self.name}: node {node.name} updates {updated.name}", given=f"{(found or node).name} reads it too",
+                expected="an input that no other argument is",
+            )  # fmt: skip
 
     def _unify(self, node: str, program: Program, args: Sequence[Value]) -> dict[str, Size]:
         """Bind the Program's dimensions by matching each argument's shape against the given Value's."""

@@ -20,6 +20,7 @@ from treadle.dtypes import dtype as find_dtype
 from treadle.errors import ArgumentError, BoundsError, UnknownNameError
 from treadle.ir import dims as dm
 from treadle.ir.dims import Dim, Size
+from treadle.ir.expr import Expr
 from treadle.ir.scan import Scan
 from treadle.ir.sweep import Sweep
 
@@ -61,6 +62,36 @@ class Cost:
 
 
 @dataclass(frozen=True, eq=False)
+class Update:
+    """What a Program writes into an argument's memory: the element at `place(*index)` becomes `value[*index]`.
+
+    Only where `where(*index)` holds; every other element stays as it was. Where two indices have one place, the later wins.
+    """
+
+    target: te.Tensor
+    value: te.Tensor
+    place: Callable[..., tuple[Expr, ...]]
+    where: Callable[..., Expr]
+
+    @property
+    def name(self) -> str:
+        """The argument's."""
+        return str(self.target.op.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Precondition:
+    """What must hold of the arguments' values: `holds` is true at every index, or nothing is computed and `message` raised.
+
+    Kernels on the CPU ask it before they write. On a GPU it would cost a synchronisation, and nobody asks: what does not
+    hold there may give any result, but touches nothing outside the tensors.
+    """
+
+    holds: te.Tensor
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """One operation at one dtype, with its attributes fixed and each dimension a symbol or a number."""
 
@@ -76,6 +107,8 @@ class Program:
     exps: Size
     definition: Definition = field(repr=False)
     sweep: Sweep | None = None
+    updates: tuple[Update, ...] = ()
+    preconditions: tuple[Precondition, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -95,12 +128,23 @@ class Program:
         name = self.definition.adjoint
         return build(name, self.dtype, self.attrs, self.bound) if name else None
 
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The arguments that are written, by name."""
+        return tuple(dict.fromkeys(u.name for u in self.updates))
+
+    @property
+    def moved(self) -> list[tuple[te.Tensor, int]]:
+        """The tensors that must cross the memory bus, and how often: arguments and results once, what is updated both ways."""
+        whole = [t for t in (*self.args, *self.results) if t.op.name not in self.updated]
+        return [*((t, 1) for t in whole), *((u.value, 2) for u in self.updates)]
+
     def cost(self, sizes: Mapping[str, int]) -> Cost:
-        """Bytes (each argument read once, each result written once), flops and exps at the given sizes."""
+        """Bytes (of `moved`), flops and exps at the given sizes."""
         sizes = {**self.bound, **sizes}
         total = sum(
-            _product(dm.evaluate(s, sizes) for s in t.shape) * find_dtype(str(t.dtype)).itemsize
-            for t in (*self.args, *self.results)
+            times * _product(dm.evaluate(s, sizes) for s in t.shape) * find_dtype(str(t.dtype)).itemsize
+            for t, times in self.moved
         )
         return Cost(total, dm.evaluate(self.flops, sizes), dm.evaluate(self.exps, sizes))
 
@@ -136,6 +180,8 @@ class Builder:
         self.args: list[te.Tensor] = []
         self.flops: Size = 0
         self.exps: Size = 0
+        self.updates: list[Update] = []
+        self.preconditions: list[Precondition] = []
 
     def dim(self, name: str, lo: int = 1, hi: int = dm.DEFAULT_HI, one_of: Sequence[Size] = ()) -> Size:
         """A dimension: the number it was bound to, or else its symbol under the bounds asked for; the same one each time."""
@@ -160,6 +206,16 @@ class Builder:
         tensor = te.placeholder(tuple(shape), dtype or self.dtype, name)
         self.args.append(tensor)
         return tensor
+
+    def update(
+        self, target: te.Tensor, value: te.Tensor, place: Callable[..., tuple[Expr, ...]], where: Callable[..., Expr]
+    ) -> None:
+        """State what is written into an argument's memory; see `Update`."""
+        self.updates.append(Update(target, value, place, where))
+
+    def require(self, holds: te.Tensor, message: str) -> None:
+        """State what must hold of the arguments' values; see `Precondition`."""
+        self.preconditions.append(Precondition(holds, message))
 
     def cost(self, flops: Size = 0, exps: Size = 0) -> None:
         """State the arithmetic floor; bytes follow from arguments and results."""
@@ -207,7 +263,10 @@ def build(
     scan = body if isinstance(body, Scan) else None
     sweep = body if isinstance(body, Sweep) else None
     results = tuple(body.results if isinstance(body, (Scan, Sweep)) else body)
-    return Program(name, dtype, values, b.dims, b.bound, tuple(b.args), results, scan, b.flops, b.exps, d, sweep)
+    return Program(
+        name, dtype, values, b.dims, b.bound, tuple(b.args), results, scan, b.flops, b.exps, d, sweep,
+        tuple(b.updates), tuple(b.preconditions),
+    )  # fmt: skip
 
 
 def _product(values: Any) -> int:

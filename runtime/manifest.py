@@ -50,11 +50,12 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Entry:
-    """One callable: tensors in, tensors out, in the order of the library's arguments."""
+    """One callable: tensors in, tensors out, in the order of the library's arguments; `updates` names inputs it writes."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    updates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,12 @@ class Manifest:
     libraries: tuple[Library, ...]
 
     def to_json(self) -> str:
-        """Deterministic text: equal manifests give equal bytes."""
-        return strict_json.dump({"schema": SCHEMA, "states": [], **dataclasses.asdict(self)})
+        """Deterministic text: equal manifests give equal bytes. `updates` stands only where there are any."""
+        made = {"schema": SCHEMA, "states": [], **dataclasses.asdict(self)}
+        for entry in made["entries"]:
+            if not entry["updates"]:
+                del entry["updates"]
+        return strict_json.dump(made)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Manifest:
@@ -151,12 +156,16 @@ def _tensor(node: Node) -> TensorSpec:
 
 
 def _entry(node: Node) -> Entry:
-    name, inputs, outputs = node.fields("name", "inputs", "outputs")
+    name, inputs, outputs, *updates = node.fields("name", "inputs", "outputs", maybe="updates")
     entry = Entry(
         name.string(),
         _unique(inputs, "name", [_tensor(item) for item in inputs.items()]),
         _unique(outputs, "name", [_tensor(item) for item in outputs.items()]),
+        updates[0].strings() if updates else (),
     )
+    for item, updated in zip(updates[0].items() if updates else (), entry.updates, strict=True):
+        if updated not in (tensor.name for tensor in entry.inputs):
+            item.refuse("is no input of the entry", given=repr(updated))
     if not _DIM_NAME.fullmatch(entry.name):  # it becomes part of a C symbol
         name.refuse("is not an entry name", given=repr(entry.name), expected="an identifier")
     for tensor in entry.inputs:

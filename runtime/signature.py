@@ -35,6 +35,7 @@ class Signature:
         """`alignment` is what the device asks of every address, beside what the entry asks of each."""
         self.name = entry.name
         self.inputs = [Argument(entry.name, "input", spec, alignment) for spec in entry.inputs]
+        self.updates = entry.updates
         self.outputs = [Argument(entry.name, "output", spec, alignment) for spec in entry.outputs]
         self.input_names = {argument.name for argument in self.inputs}
         #: dim -> the input axis that first states it, outright if any does
@@ -89,7 +90,23 @@ class Signature:
         for argument, shape in zip(self.inputs, shapes, strict=True):
             for axis, size in argument.sizes:
                 argument.check_size(axis, shape, size.evaluate(sizes))
+        for name in self.updates:
+            self._check_updated(name, arrays, tensors)
         return Bound(sizes, tensors, answer)
+
+    def _check_updated(self, name: str, arrays: Mapping[str, Any], tensors: list[tvm_ffi.Tensor]) -> None:
+        """An input that is written must be writable, in memory of its own."""
+        mine = next(i for i, argument in enumerate(self.inputs) if argument.name == name)
+        argument = self.inputs[mine]
+        if not framework_of(arrays[name], argument.where).writable(arrays[name]):
+            raise ArgumentError(f"{argument.where} is updated in place and read-only", hint="Pass a writable array.")
+        here = argument.span(tensors[mine])
+        for other, tensor in zip(self.inputs, tensors, strict=True):
+            if other is not argument and _overlap(here, other.span(tensor)):
+                raise ArgumentError(
+                    f"{argument.where} is updated in place and shares memory with {other.where}",
+                    expected="separate memory: kernels read inputs while they write",
+                )
 
     def output_shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         """Shapes of the outputs, in manifest order."""
@@ -131,7 +148,7 @@ class Signature:
             tensor = argument.convert(array, framework, stream)
             here = argument.span(tensor)
             for other, whose in taken:
-                if here and other and here.start < other.stop and other.start < here.stop:
+                if _overlap(here, other):
                     raise ArgumentError(
                         f"{argument.where} shares memory with {whose}",
                         expected="separate memory: kernels read inputs while they write",
@@ -184,3 +201,7 @@ class Signature:
             given=value,
             expected=f"one of {', '.join(choices)}",
         )
+
+
+def _overlap(a: range, b: range) -> bool:
+    return bool(a and b) and a.start < b.stop and b.start < a.stop

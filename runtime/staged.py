@@ -59,7 +59,8 @@ class StagedSession(Session):
         signature = self._host[runner.signature.name]
         bound = signature.bind(inputs)
         results, tensors = signature.allocate(bound) if out is None else signature.accept(out, bound)
-        with self._lock, staged([*bound.tensors, *tensors], len(tensors)) as there, default_stream():
+        updated = [i for i, argument in enumerate(signature.inputs) if argument.name in signature.updates]
+        with self._lock, staged([*bound.tensors, *tensors], len(tensors), updated) as there, default_stream():
             self._require_open()
             try:
                 runner.function(self._handle, *there)
@@ -75,9 +76,12 @@ def default_stream() -> Iterator[None]:
 
 
 @contextmanager
-def staged(tensors: Sequence[tvm_ffi.Tensor], results: int) -> Iterator[list[tvm_ffi.Tensor]]:
+def staged(
+    tensors: Sequence[tvm_ffi.Tensor], results: int, updated: Sequence[int] = ()
+) -> Iterator[list[tvm_ffi.Tensor]]:
     """Device tensors like those of the host, of which the last `results` are copied back at the end, the others there first.
 
+    Those at the places `updated` are copied both ways.
     Results start as NaN, or -1, in every element, so that one nobody wrote shows; to the machine they are unwritten.
     """
     with ExitStack() as keep:
@@ -88,7 +92,7 @@ def staged(tensors: Sequence[tvm_ffi.Tensor], results: int) -> Iterator[list[tvm
         for tensor in taken:
             tensor.memory[:] = 0xFF
         yield [tensor.tensor for tensor in made]
-        for tensor in taken:
+        for tensor in (*taken, *(made[i] for i in updated)):
             tensor.copy(_TO_HOST)
 
 

@@ -32,9 +32,10 @@ class Node:
     path: str
     source: str
 
-    def fields(self, *names: str) -> list[Node]:
-        """The values of an object that has exactly these keys, in this order."""
+    def fields(self, *names: str, maybe: str | None = None) -> list[Node]:
+        """The values of an object that has exactly these keys, in this order; `maybe`, where it is there, comes last."""
         given = self._typed(dict)
+        names = (*names, *([maybe] if maybe in given else []))
         for missing in (name for name in names if name not in given):
             self.refuse(f"lacks the key {missing!r}", given=sorted(given), expected=list(names))
         for extra in (key for key in given if key not in names):

@@ -53,9 +53,11 @@ def compile_many(
 def _machine(function: tvm_ffi.Function, kernel: Lowered) -> Callable[..., None]:
     """A kernel's function, run by the PTX machine; what it finds is a HazardError, and the device is then made anew."""
 
+    updated = [i for i, t in enumerate(kernel.program.args) if t.op.name in kernel.program.updated]
+
     def run(*tensors: tvm_ffi.Tensor) -> None:
         try:
-            with staged(tensors, len(kernel.program.results)) as there, default_stream():
+            with staged(tensors, len(kernel.program.results), updated) as there, default_stream():
                 function(*there)
         except Exception as wrong:
             if cuda.broken_by_kernel():

@@ -80,9 +80,9 @@ def describe_program(program: Program) -> dict[str, Any]:
     """All that `treadle show` says of one Program."""
     d = program.definition
     terms: dict[tuple[str, int], int] = {}
-    for t in (*program.args, *program.results):
+    for t, times in program.moved:
         key = (_written(elements(t.shape)), find_dtype(str(t.dtype)).itemsize)
-        terms[key] = terms.get(key, 0) + key[1]
+        terms[key] = terms.get(key, 0) + times * key[1]
     return {
         "program": d.name,
         "doc": d.doc,
@@ -91,12 +91,13 @@ def describe_program(program: Program) -> dict[str, Any]:
         "adjoint": d.adjoint,
         "dtype": program.dtype,
         "dtypes": list(d.dtypes),
-        "arguments": [_tensor(t) for t in program.args],
+        "arguments": [{**_tensor(t), "updated": t.op.name in program.updated} for t in program.args],
         "results": [_tensor(t) for t in program.results],
         "attributes": {
             n: {"value": program.attrs[n], "default": a.default, "choices": list(a.choices), "minimum": a.minimum, "doc": a.doc}
             for n, a in d.attrs.items()
         },
+        "preconditions": [p.message for p in program.preconditions],
         "dims": {n: asdict(dim) for n, dim in program.dims.items()},
         "cost": {
             "bytes": " + ".join(f"{count} * {size}" for (size, _), count in terms.items()),

@@ -13,7 +13,7 @@ class Kernel:
     """A Program compiled for one target: call it with its arguments by position or by name.
 
     Returns one array, or a tuple in declared order; arrays are of the caller's framework. `out=` takes a dict of
-    preallocated results by name.
+    preallocated results by name. The arguments named in `updates` are written where they lie, and not returned.
     """
 
     def __init__(self, session: Session, keep: ExitStack) -> None:
@@ -22,6 +22,7 @@ class Kernel:
         (entry,) = session.manifest.entries
         self.args = tuple(t.name for t in entry.inputs)
         self.results = tuple(t.name for t in entry.outputs)
+        self.updates = entry.updates
 
     def __call__(self, *args: Any, out: dict[str, Any] | None = None, **named: Any) -> Any:
         if len(args) > len(self.args):

@@ -16,7 +16,7 @@ from treadle.errors import UnknownNameError
 
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `treadle compile` wrote.")],
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The folder that receives one file per output.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The folder that receives one file per output, and per input that was updated.")],
     input: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,6 +50,7 @@ def run(
         say(f"running {session.manifest.name}")
         started = time.perf_counter()
         results = session.run(chosen.name, **arrays)
+        results |= {name: arrays[name] for name in chosen.updates}
         seconds = time.perf_counter() - started
         written = {name: write(output, name, array) for name, array in results.items()}
 

@@ -28,7 +28,7 @@ def show(
 
 
 def _shown(facts: dict[str, Any]) -> list[RenderableType]:
-    tensors = [(kind, t) for kind in ("arguments", "results") for t in facts[kind]]
+    tensors = [(kind[:-1] + (", updated" if t.get("updated") else ""), t) for kind in ("arguments", "results") for t in facts[kind]]
     shown: list[RenderableType] = [
         f"[bold]{facts['program']}[/]  {', '.join(facts['dtypes'])}",
         Padding(escaped(facts["math"]), (1, 2)),
@@ -37,9 +37,10 @@ def _shown(facts: dict[str, Any]) -> list[RenderableType]:
         f"source   {escaped(facts['source'])}",
         f"adjoint  {facts['adjoint'] or 'none'}",
         *(f"{what:<8} {escaped(facts['cost'][what])}" for what in ("bytes", "flops", "exps")),
+        *(f"requires {escaped(message)}" for message in facts["preconditions"]),
         "",
         table(
-            ["", "name", "dtype", "shape"], [(k[:-1], t["name"], t["dtype"], f"[{', '.join(t['shape'])}]") for k, t in tensors]
+            ["", "name", "dtype", "shape"], [(k, t["name"], t["dtype"], f"[{', '.join(t['shape'])}]") for k, t in tensors]
         ),
     ]
     if facts["attributes"]:

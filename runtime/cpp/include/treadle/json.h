@@ -34,12 +34,14 @@ class Node {
   Node(const Value& value, std::string path, std::string source)
       : value_(&value), path_(std::move(path)), source_(std::move(source)) {}
 
-  // The values of an object that has exactly these keys, in this order.
-  std::vector<Node> fields(std::initializer_list<const char*> names) const {
+  // The values of an object that has exactly these keys, in this order; `maybe`, where it is there, comes last.
+  std::vector<Node> fields(std::initializer_list<const char*> names, std::string_view maybe = {}) const {
     std::vector<Node> found;
     for (const char* name : names) found.push_back(field(name));
     for (const auto& [key, value] : value_->members)
-      if (std::none_of(names.begin(), names.end(), [&key = key](const char* n) { return key == n; }))
+      if (!maybe.empty() && key == maybe)
+        found.emplace_back(value, path_ + "." + key, source_);
+      else if (std::none_of(names.begin(), names.end(), [&key = key](const char* n) { return key == n; }))
         refuse("has an unknown key '" + key + "'");
     return found;
   }

@@ -33,6 +33,7 @@ struct TensorSpec {
 struct Entry {
   std::string name;
   std::vector<TensorSpec> inputs, outputs;
+  std::vector<std::string> updates;  // the inputs that are written
 };
 
 struct LibrarySpec {
@@ -121,8 +122,14 @@ std::vector<T> unique(const Node& node, T (*read)(const Node&), const char* key,
 }
 
 inline Entry entry(const Node& node) {
-  const auto f = node.fields({"name", "inputs", "outputs"});
-  Entry entry{f[0].string(), unique(f[1], tensor, "name", &TensorSpec::name), unique(f[2], tensor, "name", &TensorSpec::name)};
+  const auto f = node.fields({"name", "inputs", "outputs"}, "updates");
+  Entry entry{f[0].string(), unique(f[1], tensor, "name", &TensorSpec::name), unique(f[2], tensor, "name", &TensorSpec::name), {}};
+  if (f.size() > 3)
+    for (const Node& item : f[3].items()) {
+      const std::string& name = entry.updates.emplace_back(item.string());
+      if (std::none_of(entry.inputs.begin(), entry.inputs.end(), [&name](const TensorSpec& t) { return t.name == name; }))
+        item.refuse("is no input of the entry", "'" + name + "'");
+    }
   if (!identifier(entry.name)) f[0].refuse("is not an entry name", "'" + entry.name + "'", "an identifier");  // of a C symbol
   for (const TensorSpec& input : entry.inputs)
     if (input.name == "entry" || input.name == "out" || input.name == "stream")

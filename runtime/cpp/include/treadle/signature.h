@@ -2,6 +2,7 @@
 // said in terms of the caller's names. The rules are those of runtime/signature.py.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -25,7 +26,8 @@ class Signature {
   static constexpr int64_t kCudaAlignment = 16;  // the widest load of CUDA kernels
 
   // Both must outlive the Signature.
-  Signature(const Entry& entry, const std::map<std::string, Dim>& dims, DLDevice device) : name_(entry.name), dims_(&dims) {
+  Signature(const Entry& entry, const std::map<std::string, Dim>& dims, DLDevice device)
+      : name_(entry.name), dims_(&dims), updates_(entry.updates) {
     const int64_t alignment = device.device_type == kDLCUDA ? kCudaAlignment : 1;
     for (const TensorSpec& spec : entry.inputs) inputs_.emplace_back(entry.name, "input", spec, device, alignment);
     for (const TensorSpec& spec : entry.outputs) outputs_.emplace_back(entry.name, "output", spec, device, alignment);
@@ -66,6 +68,8 @@ class Signature {
     each_axis([&](size_t i, size_t axis, const SizeExpr& size) {
       if (!size.is_name()) inputs_[i].check_size(*bound.tensors[i], axis, size.evaluate(bound.sizes));
     });
+    for (size_t i = 0; i < inputs_.size(); ++i)
+      if (std::find(updates_.begin(), updates_.end(), inputs_[i].spec().name) != updates_.end()) check_updated(i, bound);
     return bound;
   }
 
@@ -97,6 +101,17 @@ class Signature {
   void each_axis(Visit visit) const {
     for (size_t i = 0; i < inputs_.size(); ++i)
       for (size_t axis = 0; axis < inputs_[i].spec().shape.size(); ++axis) visit(i, axis, inputs_[i].spec().shape[axis]);
+  }
+
+  // An input that is written must be writable, in memory of its own.
+  void check_updated(size_t mine, const Bound& bound) const {
+    const Argument& updated = inputs_[mine];
+    if (bound.tensors[mine]->read_only())
+      updated.refuse("ArgumentError", "is updated in place and read-only", {}, {}, "Pass a tensor over non-const memory.");
+    for (size_t i = 0; i < inputs_.size(); ++i)
+      if (i != mine && overlap(*bound.tensors[mine], updated, *bound.tensors[i], inputs_[i]))
+        updated.refuse("ArgumentError", "is updated in place and shares memory with " + inputs_[i].where(), {},
+                       "separate memory: kernels read inputs while they write");
   }
 
   const Argument& argument(size_t index) const {
@@ -151,6 +166,7 @@ class Signature {
 
   std::string name_;
   const std::map<std::string, Dim>* dims_;
+  std::vector<std::string> updates_;
   std::vector<Argument> inputs_, outputs_;
 };
 
