@@ -6,6 +6,7 @@ Everything is drawn from a numpy Generator seeded by (seed, what is drawn, which
 from __future__ import annotations
 
 import importlib
+import math
 import zlib
 from collections.abc import Mapping
 from types import ModuleType
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from treadle.dtypes import dtype as find_dtype
 from treadle.ir import Program, build
+from treadle.ir import dims as dm
 from treadle.ir import expr as ex
 from treadle.ir.program import Attr, Definition
 from treadle.runtime.sizes import size_expr
@@ -62,11 +65,18 @@ def draw_sizes(program: Program, rng: np.random.Generator, part: int = 1) -> dic
 
     while True:
         cost = program.cost(complete())
+        held = max(cost.bytes, _held(program, complete()))
         large = [n for n in free if sizes[n] // 2 >= program.dims[n].lo and program.dims[n].step == 1]
-        if (cost.bytes * part <= _MAX_BYTES and cost.flops * part <= _MAX_FLOPS) or not large:
+        if (held * part <= _MAX_BYTES and cost.flops * part <= _MAX_FLOPS) or not large:
             return complete()
         shrunk = max(large, key=lambda n: sizes[n]) if rng.random() < 0.7 else str(rng.choice(large))
         sizes[shrunk] //= 2
+
+
+def _held(program: Program, sizes: Mapping[str, int]) -> int:
+    """Bytes of all arguments and results: of what is updated in place a call may touch only a part."""
+    tensors = (*program.args, *program.results)
+    return sum(math.prod(dm.evaluate(s, sizes) for s in t.shape) * find_dtype(str(t.dtype)).itemsize for t in tensors)
 
 
 def draw_inputs(program: Program, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -75,8 +85,6 @@ def draw_inputs(program: Program, sizes: Mapping[str, int], rng: np.random.Gener
     Operands that must fit each other (tables, slots) are the oracle's to choose, by its `inputs`.
     """
     import torch
-
-    from treadle.ir import dims as dm
 
     inputs = {}
     contracting = _carry_weights(program)
@@ -112,6 +120,8 @@ def _attr(attr: Attr, rng: np.random.Generator) -> Any:
     if attr.choices:
         return attr.choices[rng.integers(len(attr.choices))]
     if isinstance(attr.default, float):
+        if attr.default in (0.0, math.inf):  # a limit that is none
+            return float(rng.choice([attr.default, attr.default, 1e-3, 0.1, 2.0]))
         return attr.default * 10.0 ** int(rng.integers(-1, 4))
     if isinstance(attr.default, int):
         return int(attr.minimum or 0) + int(rng.choice([0, 1, 2, 3, 7, 13]))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import tvm_ffi
+from tvm import te
 
 from treadle.batch import compile_many, described
 from treadle.cases import draw_inputs, draw_program, draw_sizes, generator
@@ -182,7 +183,7 @@ def _verdicts(
 ) -> dict[str, Verdict]:
     """Each result of a kernel against the oracle, inputs drawn until every result has had `ENOUGH` elements compared."""
     oracle = importlib.import_module(f"treadle.ir.oracles.{program.name}").oracle
-    shapes = {t.op.name: [dm.evaluate(s, sizes) for s in t.shape] for t in program.results}
+    shapes = {t.op.name: [dm.evaluate(s, sizes) for s in t.shape] for t in (*program.results, *_updated(program))}
     draws = -(-ENOUGH // min(math.prod(s) for s in shapes.values()))
     found: dict[str, list[tuple[torch.Tensor, ...]]] = {n: [] for n in shapes}
     for _ in range(draws):
@@ -190,10 +191,29 @@ def _verdicts(
         results = {
             t.op.name: torch.full(shapes[t.op.name], torch.nan, dtype=getattr(torch, str(t.dtype))) for t in program.results
         }
-        function(*(tvm_ffi.from_dlpack(t) for t in (*inputs.values(), *results.values())))
+        given = inputs | {n: inputs[n].clone() for n in program.updated}
+        function(*(tvm_ffi.from_dlpack(t) for t in (*given.values(), *results.values())))
         truth, yardstick = (oracle(dict(program.attrs), state, **inputs) for state in (torch.float64, torch.float32))
+        for n in program.updated:
+            results[n] = _nan_where_touched(given[n], inputs[n], truth[n])
         for n, y in results.items():
             found[n].append((y, truth[n], yardstick[n]))
-    eps = find_dtype(program.dtype).eps or 0.0
     pooled = {n: [torch.stack(parts) for parts in zip(*triples, strict=True)] for n, triples in found.items()}
-    return {n: compare(y, truth, yardstick, eps) for n, (y, truth, yardstick) in pooled.items()}
+    return {n: compare(y, truth, yardstick, _eps(program, y)) for n, (y, truth, yardstick) in pooled.items()}
+
+
+def _updated(program: Program) -> list[te.Tensor]:
+    return [t for t in program.args if t.op.name in program.updated]
+
+
+def _nan_where_touched(now: torch.Tensor, before: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """An updated argument, NaN where its bits have changed although the mathematics leaves the element as it was."""
+    bits = {2: torch.int16, 4: torch.int32}[now.element_size()]
+    changed = now.view(bits) != before.view(bits)
+    return torch.where(changed & (truth == before), torch.nan, now)
+
+
+def _eps(program: Program, result: torch.Tensor) -> float:
+    """The spacing at one of what a result holds: no finer than the Program's, whose rounding its operands have."""
+    kinds = (program.dtype, str(result.dtype).removeprefix("torch."))
+    return max(find_dtype(kind).eps or 0.0 for kind in kinds)
