@@ -113,12 +113,8 @@ class Form:
         q, p, n, inside = self.q, self.p, self.n, self.inside
         self.b_in = self.by_group((q, n), lambda k, g, j, m: inside(k, j, f32(self.B[self.token(k, j), g, m])), "b_in")
         self.c_in = self.by_group((q, n), lambda k, g, i, m: inside(k, i, f32(self.C[self.token(k, i), g, m])), "c_in")
-        self.x_in = self.by_head(
-            (q, p), lambda k, g, r, j, c: inside(k, j, f32(self.x[self.token(k, j), g, r, c])), "x_in"
-        )
-        delta = self.delta = self.by_head(
-            (q,), lambda k, g, r, i: inside(k, i, ssm.delta(*self.raw(k, g, r, i))), "delta"
-        )
+        self.x_in = self.by_head((q, p), lambda k, g, r, j, c: inside(k, j, f32(self.x[self.token(k, j), g, r, c])), "x_in")
+        delta = self.delta = self.by_head((q,), lambda k, g, r, i: inside(k, i, ssm.delta(*self.raw(k, g, r, i))), "delta")
 
         def level(k: Expr, g: Expr, r: Expr, i: Expr) -> Expr:
             def term(j: Expr) -> Expr:
