@@ -1,6 +1,7 @@
 """Finds the CUDA schedules of a Program by its name: `scan.gspn` has its schedules in `schedules/scan/gspn/`.
 
-The package of an operation lists them in `ORDER`; the first that applies is the default.
+The package of an operation lists them in `ORDER`; the first that applies is the default, unless the package has a function
+`first(program)` that names another for the sizes that are known. Schedules that cannot be made serial are not emulated.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ def spaces(program: Program, target: Target) -> list[Space]:
     """The schedules that fit a Program, the default one first."""
     home = f"treadle.schedules.{program.name}"
     try:
-        order = importlib.import_module(home).ORDER
+        package = importlib.import_module(home)
+        first = getattr(package, "first", lambda program: None)(program)
+        order = sorted(package.ORDER, key=lambda name: name != first)
     except ModuleNotFoundError as missing:
         if not home.startswith(str(missing.name)):
             raise
-        order = ()
+        order = []
     modules = [importlib.import_module(f"{home}.{name}") for name in order]
+    if target.kind == "emulate":
+        modules = [m for m in modules if m.SERIAL]
     found = [Space(m, program, target) for m in modules if m.applies(program)]  # type: ignore[arg-type]
     if not found:
         raise ToolchainError(

@@ -88,15 +88,21 @@ def phase(threads: int, lanes: int = 1) -> Iterator[tuple[Expr, Expr]]:
 
 
 @contextmanager
-def grid(scan: Scan, lanes: int = 1) -> Iterator[Block]:
+def grid(scan: Scan, lanes: int = 1, ctas: int = 1) -> Iterator[Block]:
     """Blocks over the two independent axes: the inner one along x, so that blocks running together share its gate lines.
 
-    No division is needed to find a block's place: the outer axis lies on y, and on z what goes beyond 65535.
+    No division is needed to find a block's place: the outer axis lies on y, and on z what goes beyond 65535. Of more than
+    one, `ctas` neighbouring blocks are a cluster and share a place.
     """
     outer, inner = independent(scan)
     count, n = scan.sizes[inner], scan.sizes[outer]
     with ExitStack() as open_:
-        x = open_.enter_context(T.thread_binding(int64(0), tirx.floordiv(count + (lanes - 1), lanes), thread="blockIdx.x"))
+        places = tirx.floordiv(count + (lanes - 1), lanes)
+        x = open_.enter_context(T.thread_binding(int64(0), places * ctas if ctas > 1 else places, thread="blockIdx.x"))
+        rank: Expr = tirx.const(0, "int32")
+        if ctas > 1:
+            rank = open_.enter_context(T.thread_binding(0, ctas, thread="clusterCtaIdx.x"))
+            x = tirx.floordiv(x, ctas)
         known = constant(n)
         if known is not None and known <= GRID_Y:
             y, exists = open_.enter_context(T.thread_binding(int64(0), n, thread="blockIdx.y")), None
@@ -105,7 +111,7 @@ def grid(scan: Scan, lanes: int = 1) -> Iterator[Block]:
             y = open_.enter_context(T.thread_binding(int64(0), tirx.min(n, int64(GRID_Y)), thread="blockIdx.y"))
             y = z * GRID_Y + y
             exists = y < n
-        yield Block(scan, lanes, {outer: y, inner: x}, inner, exists)
+        yield Block(scan, lanes, {outer: y, inner: x}, inner, exists, ctas, rank)
 
 
 def independent(scan: Scan) -> list[int]:
@@ -114,13 +120,18 @@ def independent(scan: Scan) -> list[int]:
 
 @dataclass(frozen=True)
 class Block:
-    """The place of a block among the independent axes; `lanes` neighbours of the inner axis are walked side by side."""
+    """The place of a block among the independent axes; `lanes` neighbours of the inner axis are walked side by side.
+
+    `rank` is the block's number in its cluster of `ctas`.
+    """
 
     scan: Scan
     lanes: int
     at: dict[int, Expr]
     inner: int
     exists: Expr | None
+    ctas: int
+    rank: Expr
 
     def position(self, ty: Expr, time: Expr, l: Expr) -> list[Expr]:
         at = {**self.at, self.scan.axis: time, self.scan.line: l}

@@ -7,8 +7,9 @@ beyond                a block per line, striding over it, the line in shared mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from tvm import tirx
@@ -28,6 +29,15 @@ STATIC_SHARED = 48 << 10
 
 
 class Point(Protocol):
+    threads: int
+    columns: int
+    ahead: int
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A Point of the plain line."""
+
     threads: int
     columns: int
     ahead: int
@@ -107,11 +117,16 @@ def fits(target: Target, registers_: int, threads: int) -> list[str]:
 
 
 def schedule(program: Program, target: Target, point: Point) -> tirx.PrimFunc:
+    return function(program, lambda scan, seen: _kernels(program, target, scan, seen, point))
+
+
+def function(program: Program, kernels: Callable[[Scan, dict[str, tirx.Var]], None]) -> tirx.PrimFunc:
+    """A Program's function, made of the kernels of its scan."""
     assert program.scan is not None
-    function = Function(program)
-    with function as buffers:
-        whole(program, program.scan, buffers, lambda scan, seen: _kernels(program, target, scan, seen, point))
-    return function.primfunc
+    made = Function(program)
+    with made as buffers:
+        whole(program, program.scan, buffers, kernels)
+    return made.primfunc
 
 
 def whole(
@@ -131,14 +146,34 @@ def whole(
 
 
 def _kernels(program: Program, target: Target, scan: Scan, buffers: dict[str, tirx.Var], point: Point) -> None:
-    divides = k.multiple(scan.width, point.columns)
-    pieces: Expr = tirx.floordiv(scan.width, point.columns)
+    forms = [
+        Form(shape.longest, partial(registers.emit, scan, buffers, shape), partial(registers.emit, scan, buffers, shape, None))
+        for shape in shapes(scan, point)
+    ]
+    by_width(program, scan, buffers, point.columns, forms, point.threads, target)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The kernels of lines up to `longest` columns: of whole pieces, whose number `wide` is given, and of any width."""
+
+    longest: int
+    wide: Callable[[Expr], None]
+    single: Callable[[], None]
+
+
+def by_width(
+    program: Program, scan: Scan, buffers: dict[str, tirx.Var], columns: int, forms: Sequence[Form], threads: int, target: Target
+) -> None:
+    """One kernel of several by the width of the line; where none is long enough, the line in shared memory."""
+    divides = k.multiple(scan.width, columns)
+    pieces: Expr = tirx.floordiv(scan.width, columns)
     cases: list[tuple[Expr, Callable[[], None]]] = []
     longer: Expr = tirx.const(True, "bool")
-    for shape in shapes(scan, point):
-        here = tirx.all(longer, scan.width <= shape.longest)
-        cases.append((tirx.all(divides, here), lambda s=shape: registers.emit(scan, buffers, s, pieces)))
-        cases.append((tirx.all(tirx.Not(divides), here), lambda s=shape: registers.emit(scan, buffers, s, None)))
-        longer = scan.width > shape.longest
-    cases.append((longer, lambda: strided.emit(scan, buffers, point.threads, target)))
+    for form in forms:
+        here = tirx.all(longer, scan.width <= form.longest)
+        cases.append((tirx.all(divides, here), lambda f=form: f.wide(pieces)))
+        cases.append((tirx.all(tirx.Not(divides), here), lambda f=form: f.single()))
+        longer = scan.width > form.longest
+    cases.append((longer, lambda: strided.emit(scan, buffers, threads, target)))
     k.choose(program, cases)

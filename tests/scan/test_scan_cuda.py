@@ -192,9 +192,9 @@ def leak_chunks(monkeypatch):
 
 
 def swap_edges(monkeypatch):
-    read = registers._Edges.read
+    read = registers.Edges.read
     own = lambda self, p, tx, ty: self.of[p][ty, tx + 1]  # noqa: E731
-    monkeypatch.setattr(registers._Edges, "read", lambda self, p, tx, ty: (own if self.offset > 0 else read)(self, p, tx, ty))
+    monkeypatch.setattr(registers.Edges, "read", lambda self, p, tx, ty: (own if self.offset > 0 else read)(self, p, tx, ty))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,3 @@
 """CUDA schedules of scan.gspn; the first that applies is the default."""
 
-ORDER = ("line", "tile")
+ORDER = ("line", "tile", "per_step", "one_launch", "coalesced", "shuffle", "together", "staged", "latency", "cluster")

@@ -1,0 +1,71 @@
+"""scan.gspn, t2b and b2t: PLACEHOLDER"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from tvm import tirx
+
+from treadle.ir import Program
+from treadle.ir.scan import Scan
+from treadle.schedules.scan import kernel as k
+from treadle.schedules.scan import lines, registers
+from treadle.schedules.scan.lines import Form, applies
+from treadle.schedules.space import knob
+from treadle.schedules.target import Target
+
+__all__ = ["SERIAL", "Knobs", "applies", "default", "legal", "schedule"]
+
+#: Phases are loops of their own and barriers stand between them: the emulation is valid.
+SERIAL = True
+
+
+@dataclass(frozen=True)
+class Knobs:
+    threads: int = knob(256, (32, 64, 128, 256, 512), "threads of a block")
+    columns: int = knob(4, (1, 2, 4, 8), "consecutive columns of a thread: 16 bytes a load at 4 (fp32) or 8")
+    ahead: int = knob(1, (1,), "steps that loads run ahead: registers are spent on channels")
+    each: int = knob(4, (2, 4, 8), "channels of a thread: gates are loaded once for all of them, one barrier serves all")
+
+
+def legal(program: Program, target: Target, point: Knobs) -> list[str]:
+    assert program.scan is not None
+    if reasons := lines.legal(program, target, point):
+        return reasons
+    scan, columns = program.scan, point.columns
+    shared = sum(1 for s in registers.held(scan) if shared_by(scan, s.read))
+    own = len(registers.held(scan)) - shared + len(scan.outputs)
+    need = ((shared + own * point.each) * (point.ahead + 1) + 2 * point.each) * columns + 40
+    edges = max(registers.shared_bytes(scan, s) for s in lines.shapes(scan, point)) * point.each
+    reasons = lines.fits(target, need, point.threads)
+    if edges > lines.STATIC_SHARED:
+        reasons.append(f"edges of {point.each} channels take {edges} bytes of static shared memory; a block has {lines.STATIC_SHARED}")
+    return reasons
+
+
+def shared_by(scan: Scan, read: registers.Read) -> bool:
+    return k.independent(scan)[1] in {a for a, _ in read.shared}
+
+
+def default(program: Program, target: Target) -> Knobs:
+    return lines.default(program, target, Knobs, widest=4)
+
+
+def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
+    def forms(scan: Scan, buffers: dict[str, tirx.Var], each: int) -> list[Form]:
+        shapes = [replace(s, each=each) for s in lines.shapes(scan, point)]
+        emit = registers.emit
+        return [Form(s.longest, partial(emit, scan, buffers, s), partial(emit, scan, buffers, s, None)) for s in shapes]
+
+    def kernels(scan: Scan, buffers: dict[str, tirx.Var]) -> None:
+        inner = k.independent(scan)[1]
+        sizes = [r.tensor.shape[d] for r in scan.reads.values() for a, d in r.shared if a == inner]
+        whole = k.both(k.multiple(scan.sizes[inner], point.each), *(size == 1 for size in sizes[:1]))
+
+        def emit(each: int) -> None:
+            lines.by_width(program, scan, buffers, point.columns, forms(scan, buffers, each), point.threads, target)
+
+        k.choose(program, [(whole, lambda: emit(point.each)), (tirx.Not(whole), lambda: emit(1))])
+
+    return lines.function(program, kernels)
