@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.gspn2d."""
+
+ORDER = ("plane",)

@@ -1,0 +1,1 @@
+"""CUDA forms of sweeps: all scans of a plane in one launch."""
