@@ -70,6 +70,7 @@ class Line(registers.Line):
     def _step(self, step: Expr, u: int) -> None:
         with self._threads() as (tx, ty):
             self._load(step + self.shape.ahead, (u + self.shape.ahead) % self.sets, tx, ty)
+            self._arrived(step, tx, ty)
         with k.phase(self.shape.threads, self.shape.lanes) as (tx, ty):
             self._publish(u, tx, ty)
         if self.shape.threads > WARP:

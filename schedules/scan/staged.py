@@ -19,6 +19,7 @@ from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan import registers
 from treadle.schedules.scan.kernel import int64
 from treadle.schedules.scan.registers import Buffers, Member, Shape
+from treadle.schedules.target import Target
 
 
 def shared_bytes(scan: Scan, shape: Shape) -> int:
@@ -26,6 +27,21 @@ def shared_bytes(scan: Scan, shape: Shape) -> int:
     own = shape.lanes * shape.threads * shape.columns * (shape.ahead + 1)
     ring = sum(own * k.itemsize(str(s.tensor.dtype)) for s in registers.held(scan))
     return ring + registers.shared_bytes(scan, shape)
+
+
+def refusals(scan: Scan, target: Target, *shapes: Shape) -> list[str]:
+    reasons = []
+    for kind in sorted({str(s.tensor.dtype) for s in registers.held(scan)}):
+        moved = shapes[0].columns * k.itemsize(kind)
+        if moved < 4:
+            reasons.append(f"{shapes[0].columns} columns of {kind} are {moved} bytes; cp.async moves 4, 8 or 16")
+    need = max(shared_bytes(scan, s) for s in shapes)
+    for gpu in target.gpus:
+        if "cp.async" not in gpu.features:
+            reasons.append(f"{gpu.arch} has no cp.async, by which the {shapes[0].ahead + 1} stages are filled")
+        if need > gpu.shared_bytes:
+            reasons.append(f"a ring of {shapes[0].ahead + 1} steps takes {need} bytes; a block of {gpu.arch} has {gpu.shared_bytes}")
+    return reasons
 
 
 def emit(scan: Scan, buffers: Buffers, shape: Shape, pieces: Expr, asynchronous: bool) -> None:
@@ -53,13 +69,13 @@ class Line(registers.Line):
     def _fetch(self, member: Member, i: int, row: Expr, into: int, step: Expr, tx: Expr, ty: Expr) -> None:
         rows, slot = self.rows[i], tirx.floormod(step, self.slots)
         if not self.asynchronous:
-            rows.load(row, tx, self.exists, self.ring[i], [slot, ty, tx])
+            rows.load(row, self.piece(tx), self.exists, self.ring[i], [slot, ty, tx])
             return
         assert rows.pieces is not None
         nbytes = rows.vector * k.itemsize(str(rows.tensor.dtype))
         copy = T.ptx[f"cp.async.{'cg' if nbytes == 16 else 'ca'}.shared.global"]
         for first in range(0, self.shape.columns, rows.vector):
-            source = rows.flat[(row * rows.pieces + tx) * self.shape.columns + first]
+            source = rows.flat[(row * rows.pieces + self.piece(tx)) * self.shape.columns + first]
             T.evaluate(copy(T.address_of(self.ring[i][slot, ty, tx, first]), T.address_of(source), nbytes))
 
     def _arrived(self, step: Expr, tx: Expr, ty: Expr) -> None:

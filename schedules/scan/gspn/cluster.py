@@ -35,7 +35,7 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
 
 def default(program: Program, target: Target) -> Knobs:
     assert program.scan is not None
-    point = lines.default(program, target, partial(Knobs, ahead=1), widest=8)
+    point = lines.default(program, target, partial(Knobs, ahead=3), widest=8)
     width = lines.constant(program.scan.width)
     return replace(point, threads=256, ctas=next((c for c in (2, 4) if width and width <= c * 256 * point.columns), 4 if not width else 8))
 

@@ -8,9 +8,12 @@ from functools import partial
 from tvm import tirx
 
 from treadle.ir import Program
+from treadle.ir.dims import constant
 from treadle.ir.scan import Scan
-from treadle.schedules.scan import lines, registers, shuffled
-from treadle.schedules.scan.lines import Form, applies
+from treadle.schedules.scan import kernel as k
+from treadle.schedules.scan import lines, registers, shuffled, staged, warps
+from treadle.schedules.scan.lines import Form, Plain, applies
+from treadle.schedules.scan.shuffled import WARP
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
@@ -18,37 +21,48 @@ __all__ = ["SERIAL", "Knobs", "applies", "default", "legal", "schedule"]
 
 #: The lanes of a warp wait for each other inside a phase.
 SERIAL = False
+#: Lines that are not whole pieces, and lines longer than a warp, by the kernels that others are for.
+RAGGED_AHEAD, LONG = 3, Plain(256, 4, 1)
 
 
 @dataclass(frozen=True)
 class Knobs:
-    lines: int = knob(1, (1, 2, 4), "warps of a block, each with a line of its own: one spreads few lines over most multiprocessors")
+    lines: int = knob(1, (1, 2, 4), "warps of a block, each with a line of its own: 1 spreads few lines over most multiprocessors")
     columns: int = knob(2, (1, 2, 4), "consecutive columns of a thread: a line of up to 32, 64 or 128")
-    ahead: int = knob(7, (3, 7), "steps that loads run ahead, in registers: the first load's latency is waited for once")
+    ahead: int = knob(31, (7, 15, 31), "steps that copies run ahead: 31 is all of a small map, and its latency is waited for once")
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
-    return lines.legal(program, target, lines.Plain(shuffled.WARP * point.lines, point.columns, point.ahead))
+    assert program.scan is not None
+    scan, shape = program.scan, _shape(point)
+    if reasons := lines.legal(program, target, Plain(WARP * point.lines, point.columns, RAGGED_AHEAD)):
+        return reasons
+    return staged.refusals(scan, target, shape)
 
 
 def default(program: Program, target: Target) -> Knobs:
+    """The narrowest pieces that a copy moves and a known width fits; the deepest ring that two blocks of have room."""
     assert program.scan is not None
-    width = lines.constant(program.scan.width)
-    fitting = [c for c in (1, 2, 4) if width is not None and width <= shuffled.WARP * c]
-    point = Knobs(columns=fitting[0]) if fitting else Knobs()
-    return point if not legal(program, target, point) else Knobs(columns=point.columns, ahead=3)
+    least = max(1, 4 // k.itemsize(program.dtype))
+    width = constant(program.scan.width) or 2 * WARP
+    columns = next((c for c in (1, 2, 4) if c >= least and WARP * c >= width and width % c == 0), 4)
+    points = [Knobs(columns=columns, ahead=ahead) for ahead in (31, 15, 7)]
+    return next(p for p in points if not legal(program, target, p))
+
+
+def _shape(point: Knobs) -> registers.Shape:
+    return registers.Shape(WARP, point.lines, point.columns, point.ahead)
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
-    long = lines.Plain(256, 4, 1)
-
     def kernels(scan: Scan, buffers: dict[str, tirx.Var]) -> None:
-        shape = registers.Shape(shuffled.WARP, point.lines, point.columns, point.ahead)
-        emit = partial(shuffled.emit, scan, buffers, shape)
-        short = Form(shape.longest, emit, partial(emit, None))
-        wide = registers.Shape(long.threads, 1, point.columns, long.ahead)
-        beyond = partial(registers.emit, scan, buffers, wide)
-        forms = [short, Form(wide.longest, beyond, partial(beyond, None))]
-        lines.by_width(program, scan, buffers, point.columns, forms, long.threads, target)
+        shape = _shape(point)
+        ragged = registers.Shape(WARP, point.lines, point.columns, RAGGED_AHEAD)
+        long = partial(registers.emit, scan, buffers, registers.Shape(LONG.threads, 1, point.columns, LONG.ahead))
+        forms = [
+            Form(shape.longest, partial(warps.emit, scan, buffers, shape), partial(shuffled.emit, scan, buffers, ragged, None)),
+            Form(LONG.threads * point.columns, long, partial(long, None)),
+        ]
+        lines.by_width(program, scan, buffers, point.columns, forms, LONG.threads, target)
 
     return lines.function(program, kernels)

@@ -9,10 +9,9 @@ from tvm import tirx
 
 from treadle.ir import Program
 from treadle.ir.scan import Scan
-from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan import lines, registers
 from treadle.schedules.scan import staged as ring
-from treadle.schedules.scan.lines import Form, applies
+from treadle.schedules.scan.lines import Form, Plain, applies
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
 
@@ -32,21 +31,8 @@ class Knobs:
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
     assert program.scan is not None
     scan = program.scan
-    reasons = lines.legal(program, target, lines.Plain(point.threads, point.columns, 1))
-    if reasons:
-        return reasons
-    for stream in registers.held(scan):
-        kind = str(stream.tensor.dtype)
-        if point.columns * k.itemsize(kind) < 4:
-            reasons.append(f"{point.columns} columns of {kind} are {point.columns * k.itemsize(kind)} bytes; cp.async moves 4, 8 or 16")
-            break
-    need = max(ring.shared_bytes(scan, s) for s in lines.shapes(scan, point))
-    for gpu in target.gpus:
-        if "cp.async" not in gpu.features:
-            reasons.append(f"{gpu.arch} has no cp.async")
-        if need > gpu.shared_bytes:
-            reasons.append(f"a ring of {point.ahead + 1} steps takes {need} bytes; a block of {gpu.arch} has {gpu.shared_bytes}")
-    return reasons
+    reasons = lines.legal(program, target, Plain(point.threads, point.columns, 1))
+    return reasons or ring.refusals(scan, target, *lines.shapes(scan, point))
 
 
 def default(program: Program, target: Target) -> Knobs:
@@ -54,14 +40,17 @@ def default(program: Program, target: Target) -> Knobs:
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
+    plain, asynchronous = Plain(point.threads, point.columns, 1), target.kind != "emulate"
+
     def kernels(scan: Scan, buffers: dict[str, tirx.Var]) -> None:
-        forms = []
-        for shape, plain in zip(lines.shapes(scan, point), lines.shapes(scan, lines.Plain(point.threads, point.columns, 1)), strict=True):
-
-            def copied(pieces: lines.Expr, shape: registers.Shape = shape) -> None:
-                ring.emit(scan, buffers, shape, pieces, asynchronous=target.kind != "emulate")
-
-            forms.append(Form(shape.longest, copied, partial(registers.emit, scan, buffers, plain, None)))
+        forms = [
+            Form(
+                shape.longest,
+                partial(ring.emit, scan, buffers, shape, asynchronous=asynchronous),
+                partial(registers.emit, scan, buffers, ragged, None),
+            )
+            for shape, ragged in zip(lines.shapes(scan, point), lines.shapes(scan, plain), strict=True)
+        ]
         lines.by_width(program, scan, buffers, point.columns, forms, point.threads, target)
 
     return lines.function(program, kernels)
