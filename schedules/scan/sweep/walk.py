@@ -19,7 +19,7 @@ from tvm import te, tirx
 from tvm.tirx.script import builder as T
 
 from treadle.ir import expr as ex
-from treadle.ir.dims import Size
+from treadle.ir.dims import Size, constant
 from treadle.ir.expr import Expr
 from treadle.ir.scan import CARRY, Output, Read, Scan
 from treadle.schedules.scan import kernel as k
@@ -252,7 +252,7 @@ class Round:
 
     def _exists(self, t: Expr, tx: Expr, ty: Expr) -> Expr:
         inside = t < self._at("steps", tx, ty)
-        return tirx.all(t >= 0, inside) if any(not isinstance(lag, tirx.IntImm) for lag in self.lags) else inside
+        return tirx.all(t >= 0, inside) if any(constant(lag) != 0 for lag in self.lags) else inside
 
     def _earlier(self, t: Expr, tx: Expr, ty: Expr) -> Expr:
         """Whether something is carried into a step."""
