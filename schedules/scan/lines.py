@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tvm import tirx
 
@@ -32,6 +32,9 @@ class Point(Protocol):
     threads: int
     columns: int
     ahead: int
+
+
+P = TypeVar("P", bound=Point)
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,15 @@ def legal(program: Program, target: Target, point: Point) -> list[str]:
     return reasons
 
 
-def default(program: Program, target: Target, knobs: Callable[..., Point], widest: int) -> Point:
+def default(program: Program, target: Target, knobs: Callable[..., P], widest: int, most: int = 1024, least: int = 1) -> P:
     """The widest columns that 16 bytes hold and a known width is a multiple of; threads enough for it, 256 for any width."""
     scan = program.scan
     assert scan is not None
     columns = min(widest, k.VECTOR // k.itemsize(program.dtype))
     width = constant(scan.width)
-    while width is not None and width % columns:
+    while width is not None and width % columns and columns > least:
         columns //= 2
-    for threads in (256, 512, 1024):
+    for threads in (t for t in (256, 512, 1024) if t <= most):
         point = knobs(threads=threads, columns=columns)
         if width is None or threads * columns >= width:
             return point if not legal(program, target, point) else knobs(columns=columns)

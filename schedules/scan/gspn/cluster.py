@@ -8,6 +8,7 @@ from functools import partial
 from tvm import tirx
 
 from treadle.ir import Program
+from treadle.ir.dims import constant
 from treadle.ir.scan import Scan
 from treadle.schedules.scan import clustered, lines, registers
 from treadle.schedules.scan.lines import Form, applies
@@ -23,7 +24,7 @@ SERIAL = False
 @dataclass(frozen=True)
 class Knobs:
     threads: int = knob(256, (64, 128, 256, 512), "threads of a block")
-    columns: int = knob(4, (1, 2, 4, 8), "consecutive columns of a thread: 16 bytes a load at 4 (fp32) or 8")
+    columns: int = knob(4, (1, 2, 4), "consecutive columns of a thread; 8, with loads three steps ahead, would take 230 registers")
     ahead: int = knob(3, (1, 3), "steps that loads run ahead: they cover the cluster's barrier too")
     ctas: int = knob(4, (2, 4, 8), "blocks of a cluster, side by side along a line; 8 is the most that every device grants")
 
@@ -33,11 +34,12 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
     return reasons + [f"{arch} has no clusters: a block cannot reach the shared memory of another" for arch in target.lacks("cluster")]
 
 
-def default(program: Program, target: Target) -> Knobs:
+def default(program: Program, target: Target, ahead: int = 3) -> Knobs:
+    """Blocks of 256 threads, as few as a known width needs: each waits for the others."""
     assert program.scan is not None
-    point = lines.default(program, target, partial(Knobs, ahead=3), widest=8)
-    width = lines.constant(program.scan.width)
-    return replace(point, threads=256, ctas=next((c for c in (2, 4) if width and width <= c * 256 * point.columns), 4 if not width else 8))
+    point, width = Knobs(ahead=ahead), constant(program.scan.width)
+    reach = point.threads * point.columns
+    return replace(point, ctas=4 if width is None else next((c for c in (2, 4) if width <= c * reach), 8))
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:

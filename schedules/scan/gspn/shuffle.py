@@ -27,7 +27,7 @@ class Knobs:
 
 
 def default(program: Program, target: Target) -> Knobs:
-    return lines.default(program, target, Knobs, widest=8)
+    return lines.default(program, target, Knobs, widest=8, most=512)
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:

@@ -9,6 +9,7 @@ from tvm import tirx
 
 from treadle.ir import Program
 from treadle.ir.scan import Scan
+from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan import lines, registers
 from treadle.schedules.scan import staged as ring
 from treadle.schedules.scan.lines import Form, Plain, applies
@@ -36,7 +37,7 @@ def legal(program: Program, target: Target, point: Knobs) -> list[str]:
 
 
 def default(program: Program, target: Target) -> Knobs:
-    return lines.default(program, target, Knobs, widest=8)
+    return lines.default(program, target, Knobs, widest=8, most=512, least=4 // k.itemsize(program.dtype))
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:

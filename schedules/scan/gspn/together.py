@@ -49,7 +49,8 @@ def shared_by(scan: Scan, read: registers.Read) -> bool:
 
 
 def default(program: Program, target: Target) -> Knobs:
-    return lines.default(program, target, Knobs, widest=4)
+    point = lines.default(program, target, Knobs, widest=4, most=512)
+    return replace(point, each=2) if legal(program, target, point) else point
 
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
