@@ -56,7 +56,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Output:
-    """What a position writes. Where an axis is `shared`, the values of the positions that share an element are summed."""
+    """What a position writes. Where an axis is `shared`, the values of the positions that share an element are summed; in a
+    sweep, over every axis that the value depends on and its place does not."""
 
     tensor: te.Tensor
     index: Index
@@ -71,7 +72,8 @@ class Scan:
     `space` names the axes and their sizes; `axis` is walked, `line` holds the neighbours, all other axes are independent.
     `chunk` > 0 cuts the walk into independent pieces of that many steps, counted from the end of the walk where
     `from_end` is set (an adjoint walks backwards over the chunks of its forward scan). `init` is the carry before the
-    first step; `flush` receives what the terms would carry one step beyond the last (the adjoint of `init`).
+    first step; `flush` receives what the terms would carry one step beyond the last (the adjoint of `init`). `final`
+    receives the carry after the last step; `entry` is added to the carry of the first (the adjoint of `final`).
     """
 
     space: Mapping[str, Size]
@@ -88,12 +90,14 @@ class Scan:
     outputs: tuple[Output, ...]
     init: Read | None = None
     flush: Output | None = None
+    final: Output | None = None
+    entry: Read | None = None
 
     @property
     def results(self) -> tuple[te.Tensor, ...]:
         """The tensors written, each once: several outputs may fill parts of the same tensor."""
         found: list[te.Tensor] = []
-        for output in (*self.outputs, *([self.flush] if self.flush else [])):
+        for output in (*self.outputs, *(o for o in (self.flush, self.final) if o)):
             if not any(output.tensor.same_as(t) for t in found):
                 found.append(output.tensor)
         return tuple(found)
@@ -144,9 +148,10 @@ class Scan:
     def adjoint(self, grad: te.Tensor, saved: te.Tensor, results: Mapping[str, te.Tensor]) -> Scan:
         """The backward scan of a forward scan with one output.
 
-        `grad` is the gradient of the output, `saved` the forward carry; `results` names, for each tensor read, the tensor
-        that receives its gradient. With a[p] = grad[p] d output/d carry + sum_k weight_k[q] a[q] over the positions q that
-        p was carried into, the gradient of a read is a (d source/d read + sum_k d weight_k/d read carry_k), and
+        `grad` is the gradient of the output, `saved` the forward carry over the whole space; `results` names, for each tensor
+        read, the tensor that receives its gradient, and for `final` the tensor that holds its gradient. With
+        a[p] = grad[p] d output/d carry + sum_k weight_k[q] a[q] over the positions q that p was carried into, the gradient
+        of a read is a (d source/d read + sum_k d weight_k/d read carry_k), and
         grad d output/d read where the output reads it too.
         """
         (out,) = self.outputs
@@ -160,7 +165,7 @@ class Scan:
         past: dict[int, tirx.Var] = {}
         for term in self.terms:
             name = f"past{term.offset:+d}"
-            reads[name] = Read(saved, out.index, back=-1, shift=term.offset, beyond=self.init)
+            reads[name] = Read(saved, tuple, back=-1, shift=term.offset, beyond=self.init)
             symbols[name] = past[term.offset] = _symbol(name)
 
         # p was carried into q = (one forward step later, -offset along the line): the weight is read there.
@@ -175,7 +180,7 @@ class Scan:
             terms.append(Term(-term.offset, ex.substitute(term.weight, moved)))
 
         outputs = []
-        reads["now"], symbols["now"] = Read(saved, out.index), _symbol("now")
+        reads["now"], symbols["now"] = Read(saved, tuple), _symbol("now")
         for name, read in self.reads.items():
             here = self.symbols[name]
             value = ex.derivative(self.source, here)
@@ -188,6 +193,9 @@ class Scan:
         flush = None
         if self.init is not None:
             flush = Output(results[self.init.tensor.op.name], self.init.index, carry)
+        entry = None
+        if self.final is not None:
+            entry = Read(results[self.final.tensor.op.name], self.final.index)
         return replace(
             self,
             reverse=not self.reverse,
@@ -200,6 +208,8 @@ class Scan:
             outputs=tuple(outputs),
             init=None,
             flush=flush,
+            final=None,
+            entry=entry,
         )
 
 

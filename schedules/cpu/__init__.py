@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from treadle.errors import TreadleError
 from treadle.ir import Program
-from treadle.schedules.cpu import contraction, conv, row_blocks, rows, scan_line, scan_tile, ssd, state_update, sweep, transpose
+from treadle.schedules.cpu import contraction, conv, row_blocks, rows, scan_line, scan_tile, selective, ssd, state_update, sweep, transpose
 from treadle.schedules.space import Schedule, Space
 from treadle.schedules.target import Target
 
@@ -16,7 +16,7 @@ ORDER: tuple[Schedule, ...] = (scan_tile, scan_line, row_blocks, conv, ssd, stat
 
 def spaces(program: Program, target: Target) -> list[Space]:
     """The schedules that fit a Program, the default one first."""
-    order = (sweep,) if program.sweep else ORDER
+    order = (selective,) if selective.applies(program) else (sweep,) if program.sweep else ORDER
     found = [Space(module, program, target) for module in order if module.applies(program)]  # type: ignore[arg-type]
     if not found:
         raise TreadleError(f"no CPU schedule fits {program.name}", given=dict(program.attrs))

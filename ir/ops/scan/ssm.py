@@ -54,5 +54,8 @@ def delta_slope(dt: Expr, bias: Expr, squash: bool, lo: float, hi: float) -> Exp
     free = dt + bias
     slope = sigmoid(free) if squash else tirx.const(1.0, "float32")
     step = softplus(free) if squash else free
-    limits = [step >= tirx.const(lo, "float32")] + ([] if hi == float("inf") else [step <= tirx.const(hi, "float32")])
+    limits = [] if lo == float("-inf") else [step >= tirx.const(lo, "float32")]
+    limits += [] if hi == float("inf") else [step <= tirx.const(hi, "float32")]
+    if not limits:
+        return slope
     return tirx.Select(tirx.all(*limits), slope, tirx.const(0.0, "float32"))
