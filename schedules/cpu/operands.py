@@ -90,7 +90,7 @@ class Contraction:
 
 def find(program: Program) -> Contraction | None:
     """The contraction a Program consists of, or None where it is something else."""
-    if program.scan or len(program.results) != 1:
+    if program.scan or program.updates or len(program.results) != 1:
         return None
     result = program.results[0]
     sums = [t for t in result.op.input_tensors if not isinstance(t.op, te.PlaceholderOp)]

@@ -32,7 +32,7 @@ class Knobs:
 
 
 def applies(program: Program) -> bool:
-    return program.scan is None and len(program.results) == 1
+    return program.scan is None and len(program.results) == 1 and _only_sums(program.results[0]) and not program.updates
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
@@ -101,3 +101,12 @@ def _sums(tensor: te.Tensor) -> bool:
     return isinstance(tensor.op, te.ComputeOp) and (
         isinstance(tensor.op.body[0], tirx.Reduce) or any(_sums(t) for t in tensor.op.input_tensors)
     )
+
+
+def _only_sums(tensor: te.Tensor) -> bool:
+    """Whether every reduction behind a tensor is a sum: no other is split into lanes here."""
+    if not isinstance(tensor.op, te.ComputeOp):
+        return True
+    body = tensor.op.body[0]
+    own = not isinstance(body, tirx.Reduce) or isinstance(body.combiner.result[0], tirx.Add)
+    return own and all(_only_sums(t) for t in tensor.op.input_tensors)
