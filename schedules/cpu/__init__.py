@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from treadle.errors import TreadleError
 from treadle.ir import Program
-from treadle.schedules.cpu import contraction, conv, row_blocks, rows, scan_line, scan_tile, selective, ssd, state_update, sweep, transpose
+from treadle.schedules.cpu import attention, contraction, conv, conv_update, row_blocks, rows, scan_line, scan_tile, selective, ssd, ssd_adjoint, state_update, sweep, transpose
 from treadle.schedules.space import Schedule, Space
 from treadle.schedules.target import Target
 
-ORDER: tuple[Schedule, ...] = (scan_tile, scan_line, row_blocks, conv, ssd, state_update, contraction, transpose, rows)  # type: ignore[assignment]
+ORDER: tuple[Schedule, ...] = (scan_tile, scan_line, row_blocks, conv, conv_update, attention, ssd, ssd_adjoint, state_update, contraction, transpose, rows)  # type: ignore[assignment]
 
 
 def spaces(program: Program, target: Target) -> list[Space]:

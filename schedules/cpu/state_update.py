@@ -48,7 +48,7 @@ def default(program: Program, target: Target) -> Knobs:
 
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     step = Step.of(program)
-    s, _, g, r, p, n = step.sizes
+    s, _, g, r, _, n = step.sizes
     function = Function(program)
     with function as buffers:
         preconditions.emit(program, buffers)

@@ -9,11 +9,10 @@ from tvm import te, tirx
 from treadle.ir.expr import Expr
 from treadle.ir.ops import random
 from treadle.ir.ops.math import f32
-from treadle.ir.ops.scan import ssm
+from treadle.ir.ops.scan import slots, ssm
+from treadle.ir.ops.scan.slots import Slots
 from treadle.ir.program import Attr, Builder, define
 
-#: The slot of a row that is none: padding of a batch.
-PAD = -1
 STOCHASTIC = "float16_stochastic"
 ATTRS = {
     "state": Attr("float32", choices=("float32", "float16", "bfloat16", STOCHASTIC), doc="dtype of the states"),
@@ -22,7 +21,7 @@ ATTRS = {
     "dt_min": Attr(0.0, minimum=0.0, doc="the least step"),
     "dt_max": Attr(float("inf"), minimum=0.0, doc="the largest step"),
     "gate": Attr(False, choices=(False, True), doc="whether y is multiplied by silu(z)"),
-    "slots": Attr(False, choices=(False, True), doc="whether `slots` says which state a sequence has; -1: none, it is padding"),
+    "slots": slots.ATTR,
     "history": Attr(False, choices=(False, True), doc="whether the state after each token is returned too"),
 }
 
@@ -47,7 +46,7 @@ def selective_state_update(b: Builder) -> Sequence[te.Tensor]:
     """
     attrs, kind = b.attrs, state_dtype(b.attrs["state"])
     s, t, g, r, p, n = (b.dim(name) for name in "STGRPN")
-    k = b.dim("K") if attrs["slots"] else s
+    k = Slots.count_of(b, s)
     heads, channels = (g, r), (g, r, p)
     own = heads if attrs["tied"] else channels
 
@@ -59,21 +58,10 @@ def selective_state_update(b: Builder) -> Sequence[te.Tensor]:
     D = b.arg("D", own, "float32")
     z = b.arg("z", (s, t, *channels)) if attrs["gate"] else None
     bias = b.arg("dt_bias", own, "float32")
-    slots = b.arg("slots", (s,), "int32") if attrs["slots"] else None
+    table = Slots.of(b, s)
     if attrs["state"] == STOCHASTIC:
         b.arg("seed", (tirx.const(1, "int64"),), "int64")
         b.arg("offset", (tirx.const(1, "int64"),), "int64")
-
-    def slot(i: Expr) -> Expr:
-        return i if slots is None else slots[i].astype("int64")
-
-    def there(i: Expr) -> Expr:
-        """Whether a sequence has a state."""
-        return tirx.const(True, "bool") if slots is None else tirx.all(slot(i) >= 0, slot(i) < k)
-
-    def only(i: Expr, value: Expr, dtype: str) -> Expr:
-        """What a sequence without a state has 0 of."""
-        return value if slots is None else tirx.if_then_else(there(i), value, tirx.const(0.0, dtype))
 
     def of_own(*at: Expr) -> tuple[Expr, ...]:
         return at[: len(own)]
@@ -105,24 +93,19 @@ def selective_state_update(b: Builder) -> Sequence[te.Tensor]:
     b.update(
         state,
         te.compute((s, *channels, n), lambda i, *at: kept[(i, t - 1, *at)], "last"),
-        place=lambda i, *at: (slot(i), *at),
-        where=lambda i, *at: there(i),
+        place=lambda i, *at: (table[i], *at),
+        where=lambda i, *at: table.there(i),
     )
 
     def out(i: Expr, j: Expr, *at: Expr) -> Expr:
         total = dot[(i, j, *at)] + D[of_own(*at)] * f32(x[(i, j, *at)])
         y = ssm.gated(total, None if z is None else f32(z[(i, j, *at)]))
-        return only(i, y, "float32").astype(b.dtype)
+        return table.only(i, y, "float32").astype(b.dtype)
 
     b.require(te.compute(A.shape, lambda *at: A[at] <= tirx.const(0.0, "float32"), "contracts"), "A is at most 0 everywhere")
-    if slots is not None:
-        inside = te.compute((s,), lambda i: tirx.any(slots[i] == PAD, there(i)), "inside")
-        b.require(inside, f"slots are {PAD}, for padding, or from 0 to K - 1")
-        apart = te.compute((s, s), lambda i, j: tirx.any(i == j, slots[i] == PAD, slots[i] != slots[j]), "apart")
-        b.require(apart, "no two sequences have the same slot")
     steps = s * t * g * r
     b.cost(flops=steps * p * n * 6, exps=steps * ((1 if attrs["tied"] else p * n) + (p if attrs["gate"] else 0)))
     results = [te.compute((s, t, *channels), out, "y")]
     if attrs["history"]:
-        results.append(te.compute((s, t, *channels, n), lambda i, *at: only(i, kept[(i, *at)], kind), "states"))
+        results.append(te.compute((s, t, *channels, n), lambda i, *at: table.only(i, kept[(i, *at)], kind), "states"))
     return results

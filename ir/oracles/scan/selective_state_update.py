@@ -93,13 +93,22 @@ def inputs(
     inputs["A"] = torch.where(some(A, 0.05), -1e30, -A.exp())
     inputs["dt"] = torch.where(some(dt, 0.1), 0.0, dt)
     inputs["dt_bias"] = torch.where(some(bias, 0.2), -12.0, bias)
-    if program.attrs["slots"]:
-        slots = inputs["slots"]
-        free = rng.permutation(len(inputs["state"]))[: len(slots)]
-        chosen = torch.full_like(slots, -1)
-        chosen[: len(free)] = torch.from_numpy(free).int()
-        inputs["slots"] = torch.where(some(slots, 0.1), -1, chosen)[torch.from_numpy(rng.permutation(len(slots)))]
+    draw_slots(inputs, rng)
     for name in ("seed", "offset"):
         if name in inputs:
             inputs[name] = torch.from_numpy(rng.integers(0, 2**62, 1))
     return inputs
+
+
+def draw_slots(inputs: dict[str, torch.Tensor], rng: np.random.Generator) -> None:
+    """Slots of their own for all sequences that there are slots for, but for a tenth, which have none."""
+    import torch
+
+    if "slots" not in inputs:
+        return
+    count = len(inputs["slots"])
+    free = rng.permutation(len(inputs["state"]))[:count]
+    chosen = torch.full((count,), -1, dtype=torch.int32)
+    chosen[: len(free)] = torch.from_numpy(free).int()
+    chosen[torch.from_numpy(rng.random(count) < 0.1)] = -1
+    inputs["slots"] = chosen[torch.from_numpy(rng.permutation(count))]
