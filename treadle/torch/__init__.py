@@ -19,9 +19,20 @@ except ModuleNotFoundError:
     ) from None
 
 from treadle.torch.conv import causal_conv1d_fn
+from treadle.torch.conv_update import causal_conv1d_update
 from treadle.torch.gates import gspn_gates
 from treadle.torch.gspn2d import gspn2d
 from treadle.torch.norm import rms_norm_fn, rmsnorm_fn
 from treadle.torch.scan import gspn_scan
+from treadle.torch.state_update import selective_state_update
 
-__all__ = ["causal_conv1d_fn", "gspn2d", "gspn_gates", "gspn_scan", "rms_norm_fn", "rmsnorm_fn"]
+__all__ = [
+    "causal_conv1d_fn",
+    "causal_conv1d_update",
+    "gspn2d",
+    "gspn_gates",
+    "gspn_scan",
+    "rms_norm_fn",
+    "rmsnorm_fn",
+    "selective_state_update",
+]
