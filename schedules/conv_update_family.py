@@ -66,10 +66,11 @@ class Step:
         """(sequence, step, channel) as memory orders them, and back."""
         return index if self.channels_last else (index[0], index[2], index[1])
 
-    def stage(self, name: str, load: Load) -> Expr:
-        """A stage wherever `load` takes it to be."""
-        tensor = self.stages[name]
-        return value(tensor, [tirx.const(0, "int64")] * len(tensor.shape), load)
+    def y(self, total: Expr) -> Expr:
+        """What is made of a sum, of a sequence that has a state: of slot 0, for all that it matters."""
+        y = self.stages["y"]
+        zero = tirx.const(0, "int32")
+        return value(y, [tirx.const(0, "int64")] * len(y.shape), lambda tensor, _: total if tensor.op.name == "pre" else zero)
 
     def pre(self, at: tuple[Expr, Expr, Expr], early: int, load: Load) -> Expr:
         """The sum at a step (sequence, step, channel), of whose taps the first `early` read the state, the others x."""

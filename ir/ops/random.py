@@ -39,9 +39,14 @@ def words(index: Expr, step: Expr, seed: Expr, hold: Callable[[Expr], Expr]) -> 
     return c
 
 
-def share(of: Sequence[Expr], place: int) -> Expr:
+def share(of: Sequence[Expr], place: int | Expr) -> Expr:
     """The 16 bits of the element at a place of its block: the lower half of a word first."""
-    return (of[place // 2] >> _u32(16 * (place % 2))) & _u32(0xFFFF)
+    if isinstance(place, int):
+        return (of[place // 2] >> _u32(16 * (place % 2))) & _u32(0xFFFF)
+    word = of[-1]
+    for i in reversed(range(len(of) - 1)):
+        word = tirx.Select(place < 2 * (i + 1), of[i], word)
+    return (word >> ((place.astype("uint32") & _u32(1)) * _u32(16))) & _u32(0xFFFF)
 
 
 def half(value: Expr, bits: Expr) -> Expr:

@@ -103,14 +103,10 @@ class _Block:
                 with T.If(here), T.Then(), T.serial(0, self.channels) as column:
                     T.buffer_store(sums, step.pre((self.i, t, self.c + column), early, load), [column])
             with T.serial(0, self.channels) as column:
-                T.buffer_store(results, self._y(sums[column]), [column])
+                T.buffer_store(results, step.y(sums[column]), [column])
             with T.serial(0, self.channels) as column:
                 T.buffer_store(self.buffers["y"], results[column], list(step.place(self.i, t, self.c + column)))
         self._keep(load)
-
-    def _y(self, total: Expr) -> Expr:
-        """What is made of a sum, of a sequence that has a state, slot 0 for all it matters."""
-        return self.step.stage("y", lambda tensor, _: total if tensor.op.name == "pre" else tirx.const(0, "int32"))
 
     def _keep(self, load: Load) -> None:
         """Write the state, in rising order: what moves up is read before anything is written over it."""

@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.causal_conv1d_update."""
+
+ORDER = ("channels",)

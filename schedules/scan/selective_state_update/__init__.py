@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.selective_state_update."""
+
+ORDER = ("channel_teams",)
