@@ -41,6 +41,7 @@ class Cell:
         self._made: list[Made] = []
         # A gradient is a difference of quotients, which must cancel where they are equal: those are divided out.
         self._exact = any(r.back for r in scan.reads.values())
+        self.reach = max(abs(t.offset) for t in scan.terms)
         self._own = {o.tensor.op.name for o in scan.outputs}
         self._analyzer = sym.Analyzer()
         for var, size in zip(self.at, scan.sizes, strict=True):
@@ -68,6 +69,25 @@ class Cell:
     def inner(self, output: Output) -> bool:
         """Whether an output is read again at the same position of this scan."""
         return any(r.tensor.op.name == output.tensor.op.name for r in self.loads.values())
+
+    def inside(self, expr: Expr) -> Expr:
+        """An expression at a position with `reach` neighbours on both sides: nothing is selected for want of one."""
+        line, width, reach = self.at[self.scan.line], self.scan.width, self.reach
+        analyzer, zero = sym.Analyzer(), tirx.const(0, "int64")
+        before, after = tirx.Var("before", "int64"), tirx.Var("after", "int64")
+        bound: dict[tirx.Var, Expr] = {line: before + reach}
+        if isinstance(width, tirx.Var):
+            bound[width] = before + after + (2 * reach + 1)
+            analyzer.bind(before, ir.Range.from_min_extent(zero, tirx.const(1 << 40, "int64")))
+        else:
+            analyzer.bind(before, ir.Range.from_min_extent(zero, width - 2 * reach))
+        analyzer.bind(after, ir.Range.from_min_extent(zero, tirx.const(1 << 40, "int64")))
+
+        def swap(select: tirx.Select) -> Expr:
+            known = analyzer.simplify(ex.substitute(select.condition, bound))
+            return self.inside(select.true_value) if ex.is_const(known, 1) else select
+
+        return tvm_ffi.structural_map(expr, (tirx.Select, swap))
 
     def read_by(self, *exprs: Expr) -> dict[tirx.Var, Read]:
         """The loads that expressions make by themselves, and not through scalars made before."""
@@ -107,6 +127,7 @@ class Cell:
         return self._variable(read.tensor, read.index(self.at), read)
 
     def _variable(self, tensor: te.Tensor, index: Sequence[Expr], via: Read) -> tirx.Var:
+        index = [self._analyzer.simplify(i) for i in index]
         key = f"{tensor.op.name}{[_text(i) for i in index]}{via.back:+d}{via.shift:+d}"
         if key in self._named:
             return self._named[key]

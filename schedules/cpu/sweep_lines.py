@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -33,18 +34,51 @@ def _zero(buffer: tirx.Var, extents: list[Expr | int], at: list[Expr]) -> None:
             _zero(buffer, extents[1:], [*at, i])
 
 
-def along(
-    width: Size, lanes: int, reverse: bool, body: Callable[[Expr], None], before: Callable[[Expr], None] = lambda start: None
-) -> None:
-    """`body` at every position of a line: in vectors, by blocks, `before` each block; then what is left, one by one.
+@dataclass(frozen=True)
+class Spot:
+    """A position of a line, or a vector of them: whether it has neighbours on both sides, and room for scalars made there."""
 
-    A walk to lower rows takes its blocks backwards too, so that memory is walked in one direction.
+    position: Expr
+    inside: bool
+    scratch: list[tirx.Var]
+    lane: Expr
+
+
+def along(
+    width: Size,
+    lanes: int,
+    reverse: bool,
+    body: Callable[[Spot], None],
+    before: Callable[[Expr], None] = lambda start: None,
+    reach: int = 0,
+    scalars: int = 0,
+) -> None:
+    """`body` at every position of a line: in vectors, by blocks, `before` each; then what is left, one by one.
+
+    Where `reach` is given, blocks whose positions have that many neighbours on both sides are emitted apart, `inside`. A walk
+    to lower rows takes its blocks backwards too, so that memory is walked in one direction.
     """
     blocks = opaque(tirx.truncdiv(width, tirx.const(BLOCK, "int64")))
+
+    def room(size: int) -> list[tirx.Var]:
+        return [T.alloc_buffer((size,), "float32", scope="local") for _ in range(scalars)]
+
+    def block(start: Expr, inside: bool) -> None:
+        with T.serial(0, BLOCK // lanes) as v:
+            scratch = room(lanes)
+            with T.vectorized(0, lanes) as lane:
+                body(Spot(start + v * lanes + lane, inside, scratch, lane))
+
     with T.serial(0, blocks) as b:
         start = opaque((blocks - 1 - b if reverse else b) * BLOCK)
         before(start)
-        with T.serial(0, BLOCK // lanes) as v, T.vectorized(0, lanes) as lane:
-            body(start + v * lanes + lane)
+        if not reach:
+            block(start, False)
+        else:
+            with T.If(tirx.all(start >= reach, start + (BLOCK + reach) <= width)):
+                with T.Then():
+                    block(start, True)
+                with T.Else():
+                    block(start, False)
     with T.serial(0, width - blocks * BLOCK) as rest:
-        body(blocks * BLOCK + rest)
+        body(Spot(blocks * BLOCK + rest, False, room(1), tirx.const(0, "int32")))

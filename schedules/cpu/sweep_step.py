@@ -12,7 +12,8 @@ from treadle.ir import expr as ex
 from treadle.ir.expr import Expr
 from treadle.ir.scan import Output, Read
 from treadle.schedules.cpu.scan_common import PAD
-from treadle.schedules.cpu.sweep_cell import key, place
+from treadle.schedules.cpu.sweep_cell import Made, key, place
+from treadle.schedules.cpu.sweep_lines import Spot
 
 if TYPE_CHECKING:
     from treadle.schedules.cpu.sweep_walk import Rows
@@ -25,15 +26,23 @@ class Place:
         self.walk, self.step, self.time, self.m, self.row, self.slot = walk, step, time, m, row, slot
         self.scan, self.cell = walk.scan, walk.cell
 
-    def early(self, j: Expr) -> None:
+    def early(self, spot: Spot) -> None:
         kept = self._kept_index()
         held: dict[tirx.Var, Expr] = {}
-        for made in self.cell.early:
-            held[made.var] = T.bind(self._value(made.expr, j, held))
+        for number, made in enumerate(self.cell.early):
+            self._make(number, made, spot, held)
             if made.var in kept:
-                T.buffer_store(self.walk.kept, held[made.var], [self._line(kept[made.var]), PAD + j])
+                T.buffer_store(self.walk.kept, held[made.var], [self._line(kept[made.var]), PAD + spot.position])
 
-    def main(self, j: Expr) -> None:
+    def _make(self, number: int, made: Made, spot: Spot, held: dict[tirx.Var, Expr]) -> None:
+        """Work out a scalar. It is put into memory that LLVM turns into a register: of what has a name only, TVM's
+        simplifiers would see through, and a quotient of sums of exponentials is a tree of thousands."""
+        expr = self.cell.inside(made.expr) if spot.inside else made.expr
+        T.buffer_store(spot.scratch[number], self._value(expr, spot.position, held), [spot.lane])
+        held[made.var] = spot.scratch[number][spot.lane]
+
+    def main(self, spot: Spot) -> None:
+        j = spot.position
         walk, cell, held = self.walk, self.cell, self._held(j)
         before, here = (self.step + 1) % 2, self.step % 2
         total = self._value(cell.source, j, held)
@@ -53,10 +62,11 @@ class Place:
         for i, (output, expr) in enumerate(cell.outputs):
             self._give(i, output, self._value(expr, j, held), j)
 
-    def late(self, j: Expr) -> None:
+    def late(self, spot: Spot) -> None:
+        j = spot.position
         held = self._held(j)
-        for made in self.cell.late:
-            held[made.var] = T.bind(self._value(made.expr, j, held))
+        for number, made in enumerate(self.cell.late):
+            self._make(number, made, spot, held)
         for output, expr in self.cell.after:
             self.walk._put(output, self._value(expr, j, held), self.time, self.m, j, self.row)
 

@@ -14,7 +14,7 @@ from treadle.ir.scan import CARRY, Output, Read
 from treadle.schedules.cpu.scan_common import PAD, opaque
 from treadle.schedules.cpu.scan_tasks import Task
 from treadle.schedules.cpu.sweep_cell import Cell, place
-from treadle.schedules.cpu.sweep_lines import along, pitch_of
+from treadle.schedules.cpu.sweep_lines import Spot, along, pitch_of
 from treadle.schedules.cpu.sweep_step import Place
 
 #: Lines of a sum that are turned round at once.
@@ -105,15 +105,17 @@ class Rows:
         here = Place(self, step, time, m, row, slot)
         if cell.early:
             with T.If(m == 0), T.Then():
-                self._along(here.early, self._ahead([e.expr for e in cell.early], step, m))
+                self._along(here.early, self._ahead([e.expr for e in cell.early], step, m), cell.reach, len(cell.early))
         used = [cell.source, *cell.weights, *(e for _, e in cell.outputs)]
         self._along(here.main, self._ahead(used, step, m))
         if cell.after:
             with T.If(m == self.task.members - 1), T.Then():
-                self._along(here.late)
+                self._along(here.late, reach=cell.reach, scalars=len(cell.late))
 
-    def _along(self, body: Callable[[Expr], None], before: Callable[[Expr], None] = lambda start: None) -> None:
-        along(self.scan.width, self.task.lanes, self.scan.reverse, body, before)
+    def _along(
+        self, body: Callable[[Spot], None], before: Callable[[Expr], None] = lambda start: None, reach: int = 0, scalars: int = 0
+    ) -> None:
+        along(self.scan.width, self.task.lanes, self.scan.reverse, body, before, reach, scalars)
 
     def _slot(self, row: Expr) -> Expr:
         return tirx.const(0, "int64")

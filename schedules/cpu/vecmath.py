@@ -26,6 +26,9 @@ _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 #: Beyond these the result is 0 and inf; clamping keeps n within what two exponents can express.
 _LOWEST, _HIGHEST = -104.0, 89.0
+#: 1.5 * 2^23: its last bit is worth one.
+_ROUNDING = 12582912.0
+_ROUNDING_BITS = 0x4B400000
 
 
 def vectorise(func: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -60,14 +63,14 @@ def narrow(x: Expr) -> Expr:
 
 def exp(x: Expr) -> Expr:
     """exp(x) of a float32 scalar expression, in operations that every vector unit has."""
-    given, clamped, n, r = (tirx.Var(name, "float32") for name in ("x", "clamped", "n", "r"))
-    # The clamp turns NaN into a number, so that the conversion of n to an integer is defined; it is put back last. Its
-    # bits are asked, because TVM folds x == x to true.
-    nan = (tirx.reinterpret("int32", given) & 0x7FFFFFFF) > 0x7F800000
-    result = tirx.Select(nan, given, _scale(_near_one(r), n))
+    given, clamped, rounded, n, r = (tirx.Var(name, "float32") for name in ("x", "clamped", "rounded", "n", "r"))
+    result = _scale(_near_one(r), tirx.reinterpret("int32", rounded))
     result = tirx.Let(r, clamped - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW), result)
-    result = tirx.Let(n, tirx.floor(clamped * _f32(_LOG2_E) + _f32(0.5)), result)
-    result = tirx.Let(clamped, tirx.max(tirx.min(given, _f32(_HIGHEST)), _f32(_LOWEST)), result)
+    result = tirx.Let(n, rounded - _f32(_ROUNDING), result)
+    # Adding a number whose last bit is worth one rounds to an integer, which then stands in the sum's last bits.
+    result = tirx.Let(rounded, clamped * _f32(_LOG2_E) + _f32(_ROUNDING), result)
+    # The limits come first: LLVM's minimum and maximum of two give the second where one is NaN, so that NaN stays.
+    result = tirx.Let(clamped, tirx.max(_f32(_LOWEST), tirx.min(_f32(_HIGHEST), given)), result)
     return tirx.Let(given, x, result)
 
 
@@ -79,11 +82,11 @@ def _near_one(r: Expr) -> Expr:
     return total * (r * r) + r + _f32(1.0)
 
 
-def _scale(value: Expr, n: Expr) -> Expr:
-    """value times 2^n, by two exponents built from bits: n reaches -150, where one alone has no float32."""
+def _scale(value: Expr, rounded: Expr) -> Expr:
+    """value times 2^n, n the last bits of a rounded sum, by two exponents: n reaches -150, where one has no float32."""
     whole, half = tirx.Var("whole", "int32"), tirx.Var("half", "int32")
     scaled = value * _power(half) * _power(whole - half)
-    return tirx.Let(whole, n.astype("int32"), tirx.Let(half, whole >> 1, scaled))
+    return tirx.Let(whole, rounded - _ROUNDING_BITS, tirx.Let(half, whole >> 1, scaled))
 
 
 def _power(n: Expr) -> Expr:
