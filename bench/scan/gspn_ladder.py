@@ -5,11 +5,13 @@
 A prediction is the longest of what a rung must do, each from a figure that is written here and can be found wrong:
 
     bus     compulsory bytes, at the share of the peak that a copy reaches
-    L2      sectors touched, where elements lie apart: 32 bytes each, from L2 while one sector of every row stays there
+    L2      bytes asked of it: each load once, or 32 bytes a load where elements lie apart (from L2 while one sector of every
+            row stays there, else from memory); channels that share a thread ask once for shared gates
     walk    steps, each as long as the slowest of its chain (barrier, shuffle, launch) and of its loads: a load that runs
             `ahead` steps ahead may take as long as so many steps (Little's law, said of one block)
 
-Where one block is alone on its multiprocessor and nothing is loaded ahead, the three do not overlap, and are added.
+Where one block is alone on its multiprocessor and nothing is loaded ahead, walk and bytes do not overlap, and are added. The
+longest part is a bound, not a forecast: where two parts are close, expect less.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Rung:
     schedule: str
     direction: str
     chain: float
-    #: sectors that an element of an output costs, where elements lie apart
+    #: accesses of an element, where elements lie apart
     sectors: int = 0
     launches: bool = False
 
@@ -68,6 +70,8 @@ SIZES: Mapping[str, Mapping[str, int]] = {
     "1x16x4096x4096": {"N": 1, "C": 16, "G": 16, "H": 4096, "W": 4096},
 }
 DTYPES = ("float32", "bfloat16")
+#: Rungs that put several short lines into one block.
+LANES = ("line", "shuffle", "together", "staged")
 
 LAYOUT = (
     Column(">rung", "number"),
@@ -129,7 +133,7 @@ def _rung(rung: Rung, goal: Target, gpu: Gpu) -> list[dict[str, Any]]:
             swapped = {**sizes, "H": sizes["W"], "W": sizes["H"]}
             program = build("scan.gspn", dtype, {"direction": rung.direction}, sizes if rung.direction == "t2b" else swapped)
             space = next((s for s in spaces(program, goal) if s.name == rung.schedule), None)
-            if space is None or not _meant(rung, sizes, space.point()):
+            if space is None or not meant(rung, sizes, space.point()):
                 continue
             kernels.append(lower(program, goal, space))
             asked.append((name, dtype, sizes))
@@ -152,7 +156,7 @@ def _rung(rung: Rung, goal: Target, gpu: Gpu) -> list[dict[str, Any]]:
     return rows
 
 
-def _meant(rung: Rung, sizes: Mapping[str, int], point: Any) -> bool:
+def meant(rung: Rung, sizes: Mapping[str, int], point: Any) -> bool:
     """Whether a rung's own kernel serves these sizes, and whether it is there for them."""
     small, long = sizes["W"] <= 128, sizes["W"] > 2048
     if rung.schedule == "latency":
@@ -173,30 +177,33 @@ def predict(
     item = 4 if dtype == "float32" else 2
     lines, width, steps = sizes["N"] * sizes["C"], sizes["W"], sizes["H"]
     columns, ahead = getattr(point, "columns", 1), getattr(point, "ahead", 0)
-    each = getattr(point, "each", 1) * max(1, made.threads * columns // max(width, 32)) if rung.sectors == 0 else 1
-    ctas = -(-width // (made.threads * columns)) if rung.schedule == "cluster" else 1
-    blocks = steps and (-(-lines * width // made.threads) if rung.launches else -(-lines // each) * ctas)
+    channels = getattr(point, "each", 1)
+    across = min(made.threads, 32) if width <= 32 * columns else made.threads
+    lanes = made.threads // across * channels if rung.schedule in LANES else 1
+    ctas = point.ctas if rung.schedule == "cluster" else 1
+    blocks = -(-lines * width // made.threads) if rung.launches else -(-lines // lanes) * ctas
     resident = min(made.blocks, -(-blocks // gpu.sms))
     waves = -(-blocks // (gpu.sms * resident))
+    loads = (2 * channels + 3) * item * columns  # bytes that a thread loads at once
     turns = -(-width // made.threads) if rung.schedule in ("one_launch", "coalesced") else 1
-    per_step = (2 + 3 / getattr(point, "each", 1)) * item * columns * turns  # bytes that a thread loads for a step
     if rung.schedule == "tile":
-        period, turns = point.steps, -(-width * point.steps * item // 16 // made.threads)
-        chain, ahead = rung.chain + 2 * BARRIER / period, int(point.ahead) if made.threads * point.rows >= width else 0
-        in_flight = resident * made.threads * 5 * 16 * (turns if ahead else 1)
-        step = max(chain, LATENCY / period) if ahead else chain + turns * LATENCY / period
+        pieces = -(-width * point.steps * item // 16 // made.threads)
+        ahead = int(point.ahead) if made.threads * point.rows >= width else 0
+        chain = rung.chain + 2 * BARRIER / point.steps
+        in_flight = resident * made.threads * 5 * 16 * (pieces if ahead else 1)
+        step = max(chain, LATENCY / point.steps) if ahead else chain + pieces * LATENCY / point.steps
     else:
-        in_flight = resident * made.threads * int(per_step / turns) * max(1, ahead)
+        in_flight = resident * made.threads * loads * max(1, ahead)
         step = max(rung.chain, LATENCY / ahead) if ahead else rung.chain + turns * LATENCY
     bus = cost / (COPY * gpu.bandwidth * 1e9)
     walk = steps * (LAUNCH + waves * LATENCY if rung.launches else waves * step)
-    touched = rung.sectors * SECTOR * lines * width * steps
+    elements = lines * width * steps
+    asked = elements * (rung.sectors * SECTOR if rung.sectors else (3 + 3 / channels) * item)
     live = rung.sectors * SECTOR * width * (lines if rung.launches else min(lines, gpu.sms * resident))
-    l2 = touched / (L2_RATE if live <= L2_NEAR else COPY * gpu.bandwidth * 1e9)
-    parts = {"bus": bus, "sectors": l2, "walk": walk}
+    parts = {"bus": bus, "L2": asked / (L2_RATE if live <= L2_NEAR else COPY * gpu.bandwidth * 1e9), "walk": walk}
     alone = not ahead and (resident == 1 or rung.launches)
     bound = max(parts, key=parts.__getitem__)
-    seconds = START + LATENCY + (walk + max(bus, l2) if alone else max(parts.values()))
+    seconds = START + LATENCY + (walk + max(bus, parts["L2"]) if alone else max(parts.values()))
     return {
         "in_flight": in_flight, "waves": waves, "parts": parts, "bound_by": bound, "seconds": seconds,
         "bytes_per_second": cost / seconds, "share_of_peak": cost / seconds / (gpu.bandwidth * 1e9),

@@ -1,4 +1,17 @@
-"""scan.gspn, t2b and b2t: PLACEHOLDER"""
+"""Rung 8. scan.gspn, t2b and b2t: small maps. A warp to a line, no barrier, the whole map on its way at once.
+
+Where N * C lines do not fill the device, time is steps times the chain of one step. A chain is one exchange and four dependent
+float operations: by barrier 60 ns, by shuffle 25 + 4 x 4 cycles and a read of shared memory beside them, 30 ns at 1.75 GHz.
+
+1. A warp per line of up to 128 columns, lines of several warps side by side in a block only on request.
+2. The ring of staged, 32 slots: of a map of 32 rows every load is begun before the first step, and its latency paid once.
+3. Blocks of 32 threads: 64 lines run on 64 multiprocessors. 20 KB of shared memory a warp; ten share a multiprocessor.
+
+Floor of a step: 26 ns (shuffle, four float operations, one select). Predicted for H100, not measured:
+    1 x 64 x 32^2   30 ns a step, 1 us of walk beside 3.8 us of launch and first load; line 800, staged 267 ns a step
+    1 x 64 x 64^2   the same, 1.9 us of walk
+l2r has no rung of this kind yet: tile takes 100 ns a step there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,18 @@
-"""scan.gspn, t2b and b2t: PLACEHOLDER"""
+"""Rung 6. scan.gspn, t2b and b2t: a ring of steps in shared memory, filled by cp.async three steps ahead.
+
+Little's law: 3.35 TB/s over 0.8 us are 2.7 MB under way, 20 KiB on each of 132 multiprocessors, before any queueing. line has
+20 KiB (256 threads, five tensors, 16 bytes, one step), so that every hiccup shows, and in bf16, where a plane of 1024 has half
+the threads' work, one block cannot hide its own latency at all. Three steps ahead are 60 KiB from one block.
+
+1. A ring of four slots, 84 KB a block; copies cost no registers: 40 in fp32 where line has 72.
+2. Each thread copies what it will read: cp.async.wait_group, and no barrier but the step's, which also guards the slots.
+3. Neighbours as in line. Lines that are not whole pieces of 16 bytes: line's own kernels.
+
+cp.async and not the bulk engine: copies are as wide as a thread's columns, so no address is computed twice and no mbarrier is
+waited for; sm_80 has it too.
+
+Predicted for H100, not measured, 16 x 8 x 1024^2: fp32 1.05 ms, bf16 0.53 ms, 3.06 TB/s, 91 % of the peak: the bus.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,16 @@
-"""scan.gspn, t2b and b2t: PLACEHOLDER"""
+"""Rung 5. scan.gspn, t2b and b2t: several channels in a thread, for which shared gates (G = 1) are loaded once.
+
+Memory has nothing to save: channels that run together find the gates in L2. L2 has: every channel asks it for six tensors,
+though the bus carries only 3 + 3/C, so at 3 TB/s of bus L2 would have to give 6, more than its 5.5. With four channels a
+thread it gives 3.75 tensors for 3. One barrier serves four channels, and 44 KiB are in flight from one block.
+
+1. G = 1 and C a multiple of the channels of a thread, said by the host; otherwise the kernels of line.
+2. A stream that channels share (Read.shared) has one set of registers, all others one a channel: 142 in fp32, no spills.
+
+Predicted for H100, not measured, 1 x 1152 x 1024^2, G = 1 (floor 3 tensors, 14.5 GB fp32):
+    line, staged   L2: 29 GB at 5.5 TB/s, 5.3 ms, 2.75 TB/s of compulsory bytes
+    together       L2: 18 GB, 3.3 ms; bus 4.7 ms, 3.08 TB/s, 92 %
+"""
 
 from __future__ import annotations
 
