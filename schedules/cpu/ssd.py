@@ -12,7 +12,7 @@ A chunk's sums depend on its own tokens and the state that enters, never on what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import te, tirx
@@ -81,12 +81,11 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
 class Walk:
     """The chunks of sequence s in order, for some heads of group g."""
 
-    def __init__(
-        self, program: Program, buffers: dict[str, tirx.Var], tile: Tile, heads: int, s: Expr, g: Expr
-    ) -> None:
+    def __init__(self, program: Program, buffers: dict[str, tirx.Var], tile: Tile, heads: int, s: Expr, g: Expr) -> None:
         self.program, self.buffers, self.tile, self.s, self.g = program, buffers, tile, s, g
         self.results = {t.op.name: t for t in program.results}
-        self.stages = {t.op.name: t for result in program.results for t in stages(result)}
+        linked = list(dict(program.results[-1].op.attrs).values())
+        self.stages = {t.op.name: t for end in (*program.results, *linked) for t in (*stages(end), end)}
         self.q = int(program.attrs["chunk"])
         x = next(a for a in program.args if a.op.name == "x")
         self.p = x.shape[-1]
@@ -96,7 +95,7 @@ class Walk:
         self.on = Stages(tile, buffers, {"chunks": self._pair("chunks"), "first": self._pair("first"), "seq": self._seq})
         self.heads = heads
 
-    def _pair(self, name: str):
+    def _pair(self, name: str) -> Callable[[Sequence[Expr]], Expr]:
         """An element of a table at an index, or at the one after it: both are known here."""
         return lambda where: self.known[name][1 if type(where[0]).__name__ == "Add" else 0]
 
@@ -109,7 +108,6 @@ class Walk:
         on.hold(self.stages, GROUP | HEAD | READ)
         state = on.held["before"] = on.held["left"] = Slots(self.stages["left"], self.heads, self.tile)
         on.clear()
-        state.clear()
         with T.serial(self.begin.astype("int64"), self.end.astype("int64")) as k:
             self.enter_chunk(k)
             with T.If(self.length > 0), T.Then():
@@ -151,6 +149,8 @@ class Walk:
         on.running(of["level"], lead)
         on.fill(of["since"], lead)
         on.fill(of["until"], lead)
+        if "x_in" in on.held:
+            on.fill(of["x_in"], lead, self.rows)
         on.fill(of["u"], lead, self.rows)
 
     def add(self, lead: Sequence[Expr]) -> None:
@@ -169,26 +169,34 @@ class Walk:
         return (i // self.tile.rows + 1) * self.tile.rows
 
     def keep(self, source: Held, to: Held) -> None:
+        """Copy a state."""
         width = self.tile.width
         with T.serial(0, ceildiv(self.p, width)) as panel, T.serial(0, self.n) as i, T.vectorized(0, width) as lane:
-            read = source.buffers[source.best()][source.place(source.best(), i, panel, lane)]
-            T.buffer_store(to.buffers["panels"], read, [to.place("panels", i, panel, lane)])
+            read = source.buffers["panels"][source.place("panels", i, panel, lane)]
+            for form, buffer in to.buffers.items():
+                T.buffer_store(buffer, read, [to.place(form, i, panel, lane)])
 
     # -- results ------------------------------------------------------------------------------------------------------------
     def store_tokens(self, name: str, lead: Sequence[Expr]) -> None:
         """The result by token whose stage is by chunk and place."""
-        result = self.results[name]
-        (made,) = (t for t in result.op.input_tensors if isinstance(t.op, te.ComputeOp))
-        last = made.shape[-1]
+
+        def put(e: Expr, i: Expr, column: Expr) -> None:
+            T.buffer_store(self.buffers[name], e, [self.start + i, *lead[1:], column])
+
+        self.each(self.stage_of(name), lead, put)
+
+    def stage_of(self, name: str) -> te.Tensor:
+        """The stage that a result lays out by token."""
+        (made,) = (t for t in self.results[name].op.input_tensors if isinstance(t.op, te.ComputeOp))
+        return made
+
+    def each(self, stage: te.Tensor, lead: Sequence[Expr], put: Callable[[Expr, Expr, Expr], None]) -> None:
+        """Evaluate a stage at the places of the chunk, and give each element with its place and column to `put`."""
         column = tirx.Var("column", "int64")
         with T.serial(0, self.length) as i:
-            element = self.on.scalar(made, [*lead, i, column], column)
-
-            def put(e: Expr, panel: Expr, lane: Expr) -> None:
-                at = [self.start + i, *lead[1:], panel * self.tile.width + lane]
-                T.buffer_store(self.buffers[name], e, at)
-
-            self.on.edges(element, column, last, put)
+            element = self.on.scalar(stage, [*lead, i, column], column)
+            width = self.tile.width
+            self.on.edges(element, column, stage.shape[-1], lambda e, panel, lane: put(e, i, panel * width + lane))
 
     def store(self, name: str, lead: Sequence[Expr], rows: Expr, columns: Expr) -> None:
         column = tirx.Var("column", "int64")

@@ -93,8 +93,9 @@ def factors(stage: te.Tensor) -> tuple[tuple[te.Tensor, str], tuple[te.Tensor, s
     if len(stage.op.axis) < 4 or any(getattr(getattr(e, "op", None), "name", "") != "te.tensor_load" for e in loads):
         return None
     column = stage.op.axis[-1].var
-    right = next(e for e in loads if depends(e, column))
-    left = next(e for e in loads if not depends(e, column))
+    if depends(loads[0], column) == depends(loads[1], column):
+        return None
+    left, right = reversed(loads) if depends(loads[0], column) else loads
     return (left.args[0], "plain"), (right.args[0], "panels" if right.args[-1].same_as(column) else "turned")
 
 
@@ -118,9 +119,9 @@ class Stages:
         self.held: dict[str, Held] = {}
         self._touched = False
 
-    def hold(self, stages: Mapping[str, te.Tensor], axes: Mapping[str, int]) -> None:
-        """Make room for the stages named, each in the forms in which products read it."""
-        wanted: dict[str, set[str]] = {name: set() for name in axes}
+    def hold(self, stages: Mapping[str, te.Tensor], axes: Mapping[str, int], copied: Sequence[str] = ()) -> None:
+        """Make room for the stages named, each in the forms in which products read it; panels of those that are copied."""
+        wanted: dict[str, set[str]] = {name: {"panels"} if name in copied else set() for name in axes}
         for stage in stages.values():
             for source, form in factors(stage) or ():
                 wanted[source.op.name].add(form)
@@ -128,7 +129,7 @@ class Stages:
             self.held[name] = Held(stages[name], count, wanted[name] or {"panels"}, self.tile)
 
     def clear(self) -> None:
-        for held in self.held.values():
+        for held in {id(h): h for h in self.held.values()}.values():
             held.clear()
 
     # -- reading ------------------------------------------------------------------------------------------------------------
@@ -185,7 +186,9 @@ class Stages:
         self.loops(element, column, ceildiv(size, self.tile.width), size, store, edges=True)
 
     # -- filling ------------------------------------------------------------------------------------------------------------
-    def fill(self, stage: te.Tensor, lead: Index, rows: Expr | None = None, limit: Callable[[Expr], Expr] | None = None) -> None:
+    def fill(
+        self, stage: te.Tensor, lead: Index, rows: Expr | None = None, limit: Callable[[Expr], Expr] | None = None
+    ) -> None:
         """Evaluate a held stage element by element; `limit` says how many columns of a row anybody reads."""
         held = self.held[stage.op.name]
         column, width = tirx.Var("column", "int64"), self.tile.width
@@ -197,7 +200,13 @@ class Stages:
                 with T.serial(0, size) as i:
                     T.buffer_store(buffer, substitute(element, {column: i, **self._parts(i)}), [i])
                 return
-            self.loops(element, column, ceildiv(size, width), size, lambda e, panel, lane: self._store(held, e, tirx.const(0, "int64"), panel, lane))
+            self.loops(
+                element,
+                column,
+                ceildiv(size, width),
+                size,
+                lambda e, panel, lane: self._store(held, e, tirx.const(0, "int64"), panel, lane),
+            )
             return
         assert rows is not None
         with T.serial(0, rows) as i:
@@ -229,8 +238,8 @@ class Stages:
         tile, out = self.tile, self.held[stage.op.name]
         a, b = self.held[left.op.name], self.held[right.op.name]
         body = stage.op.body[0]
-        step_last = next(e for e in (body.source[0].a, body.source[0].b) if e.args[0].same_as(left)).args[-1].same_as(
-            body.axis[0].var
+        step_last = (
+            next(e for e in (body.source[0].a, body.source[0].b) if e.args[0].same_as(left)).args[-1].same_as(body.axis[0].var)
         )
         with T.serial(0, ceildiv(columns, tile.width)) as panel, T.serial(0, ceildiv(rows, tile.rows)) as t:
             row = T.bind(t * tile.rows)
@@ -256,14 +265,14 @@ class Stages:
             else:
                 emit()
 
-    def running(self, stage: te.Tensor, lead: Index) -> None:
+    def running(self, stage: te.Tensor, lead: Index, count: Expr | None = None) -> None:
         """A sum over the places on one side of each place: one pass with one sum. Its term is chosen by j <= i, j < i or j >= i."""
         held, body = self.held[stage.op.name], stage.op.body[0]
         choice, axis = body.source[0], body.axis[0].var
         assert isinstance(choice, tirx.Select)
         kind = type(choice.condition).__name__
         (buffer,) = held.buffers.values()
-        size, here = held.sizes[0], tirx.Var("here", "int64")
+        size, here = held.sizes[0] if count is None else count, tirx.Var("here", "int64")
         bound = dict(zip((a.var for a in stage.op.axis), [*lead, here], strict=True)) | {axis: here}
         term = self.scalar(stage, [], body=substitute(choice.true_value, bound))
         total = T.alloc_buffer((1,), held.dtype, scope="local")
@@ -300,7 +309,7 @@ class Stages:
             T.buffer_store(sums, sums[lane] + e, [lane])
 
         def across(to: Expr | int) -> None:
-            with T.serial(1, width - 1) as lane:
+            with T.serial(1, width) as lane:
                 T.buffer_store(sums, sums[0] + sums[lane], [0])
             T.buffer_store(buffer, sums[0], [to])
 

@@ -17,6 +17,7 @@ from treadle.ir.program import Builder, define
     attrs=ATTRS,
     math="h[t] = exp(delta A) h[t-1] + (delta x) B,  y[t] = sum_n C h[t] + D x, times silu(z);"
     "  delta = clip(softplus(dt + dt_bias), dt_min, dt_max)",
+    adjoint="scan.mamba_chunk_scan_adjoint",
     source="Mamba-2, arXiv 2405.21060",
 )
 def mamba_chunk_scan(b: Builder) -> Sequence[te.Tensor]:
@@ -36,7 +37,7 @@ def mamba_chunk_scan(b: Builder) -> Sequence[te.Tensor]:
 
     return [
         form.tokens_of(made, "y"),
-        te.compute((form.sequences, *form.heads, form.p, form.n), final, "final"),
+        te.compute((form.sequences, *form.heads, form.p, form.n), final, "final", attrs={"before": form.left}),
     ]
 
 

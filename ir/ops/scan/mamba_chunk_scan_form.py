@@ -10,7 +10,8 @@ are, in which no chunk holds tokens of two sequences; what is left over is empty
 
 Stages are named tensor expressions indexed by chunk, group and head of the group, places i and j in the chunk, channel p and
 state n; places beyond the end of a chunk hold 0. The recurrence over chunks is the one thing that a tensor expression cannot
-say: `before` is a symbol, and stands for what the sequence's previous chunk left, before[k] = left[k - 1].
+say: `before` is a symbol, and stands for what the sequence's previous chunk left, before[k] = left[k - 1]. The last result has
+an attribute for each such symbol: the stage that it stands for.
 
 Sums of exponents are float64: between two of them the difference of two float32 would be off by as much as the larger one.
 Sources: Mamba-2, arXiv 2405.21060, section 6 (state-space duality, block decomposition).
