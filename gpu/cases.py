@@ -56,6 +56,8 @@ class Case:
     results: tuple[Tensor, ...]
     checked: tuple[Work, ...]
     timed: Work | None
+    #: the rung of a ladder of schedules, timed at sizes of its own beside the others
+    rung: int | None = None
 
     @property
     def title(self) -> str:
@@ -67,7 +69,7 @@ class Case:
     def head(self) -> dict[str, Any]:
         """How rows of results name the kernel."""
         kept = ("program", "dtype", "attrs", "schedule", "point", "default", "route")
-        return {name: getattr(self, name) for name in kept}
+        return {name: getattr(self, name) for name in kept} | ({} if self.rung is None else {"rung": self.rung})
 
 
 def plain(values: Mapping[str, Any]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
 from gpu.cases import Case, Tensor, Work
+from treadle.bench.scan.gspn_ladder import DTYPES, RUNGS, SIZES, meant
 from treadle.cases import _carry_weights, draw_sizes, generator
 from treadle.codegen.lower import Lowered, lower, spaces
 from treadle.ir import Program, build, definitions
@@ -54,6 +55,36 @@ def kernels(target: Target, names: Sequence[str] | None, dtypes: Sequence[str], 
                 space = spaces(build(name, dtype), target)[0]
                 for point in islice(_neighbours(space), candidates):
                     yield lower(space.program, target, space, point)
+
+
+def ladder(target: Target, names: Sequence[str] | None, dtypes: Sequence[str]) -> Iterator[Lowered]:
+    """Every rung of scan.gspn by its default Point, beside those that `kernels` chose already."""
+    if target.kind != "cuda" or (names and "scan.gspn" not in names):
+        return
+    for rung in RUNGS:
+        for dtype in (d for d in DTYPES if d in dtypes):
+            program = build("scan.gspn", dtype, {"direction": rung.direction})
+            for rank, space in enumerate(spaces(program, target)):
+                if space.name == rung.schedule and rank > 0:
+                    yield lower(program, target, space)
+
+
+def cases(kernel: Lowered, target: Target, library: str, route: str = "C") -> list[Case]:
+    """The kernel as the kit knows it; a rung of the ladder once more for each of the sizes at which rungs are compared."""
+    whole = case(kernel, target, library, route)
+    p = kernel.program
+    rung = next((r for r in RUNGS if (r.schedule, r.direction) == (kernel.schedule, p.attrs.get("direction"))), None)
+    by_name = {s.name: s for s in spaces(p, target)}
+    if p.name != "scan.gspn" or rung is None or p.attrs["chunk"] or p.dtype not in DTYPES or route != "C":
+        return [whole]
+    if kernel.point != by_name[kernel.schedule].point():
+        return [whole]
+    found = [whole if whole.default else replace(whole, timed=None)]
+    for sizes in SIZES.values():
+        if meant(rung, sizes, kernel.point):
+            turned = sizes if rung.direction == "t2b" else {**sizes, "H": sizes["W"], "W": sizes["H"]}
+            found.append(replace(whole, checked=(), timed=_work(p, turned), rung=rung.number))
+    return found
 
 
 def _variants(name: str, dtype: str) -> Iterator[Program]:

@@ -55,7 +55,7 @@ def pack(
     (out / "kernels").mkdir(parents=True)
     with ExitStack() as keep:
         made = _Libraries(goal, out, keep)
-        made.add_all(list(choose.kernels(goal, programs, dtypes, candidates)))
+        made.add_all([*choose.kernels(goal, programs, dtypes, candidates), *choose.ladder(goal, programs, dtypes)])
         if goal.kind == "cuda":
             made.add_packed(programs)
     write(out / "kernels", target, made.cases, made.remarks)
@@ -120,7 +120,7 @@ class _Libraries:
                 if row["waived"]:
                     what = f"{row['program']} {row['dtype']} {plain(row['attrs'])}, {row['schedule']}"
                     self._remark(what, f"spills: {row['stack']} bytes of stack on {report.stem}")
-        self.cases += [choose.case(k, self.target, f"{name}.so") for k in lowered]
+        self.cases += [case for k in lowered for case in choose.cases(k, self.target, f"{name}.so")]
 
     def _remark(self, kernel: str, why: str) -> None:
         _say(f"{kernel}: {why}")

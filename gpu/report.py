@@ -68,7 +68,7 @@ def _timed(rows: Sequence[Row], ceilings: Sequence[Row]) -> list[str]:
     """Per kernel: time, bytes and operations per second, and each as a share of torch's copy and product."""
     lines = [_ceiling(when, c) for when, c in zip(("before", "after"), ceilings, strict=False)]
     lines.append(f"{'kernel':<50}{'dtype':<10}{'us':>9}{'p90':>9}{'GB/s':>8}{'copy':>6}{'TF/s':>8}{'mm':>6}")
-    for r in (r for r in rows if r["ok"] and "seconds" in r):
+    for r in (r for r in rows if r["ok"] and "seconds" in r and "rung" not in r):
         median, p90 = r["seconds"]["median"], r["seconds"]["p90"]
         line = f"{_name(r):<50.49}{r['dtype']:<10}{median * 1e6:>9.1f}{p90 * 1e6:>9.1f}"
         if "bytes_per_second" in r:
@@ -76,7 +76,30 @@ def _timed(rows: Sequence[Row], ceilings: Sequence[Row]) -> list[str]:
             line += f"{bytes_ / 1e9:>8.0f}{_share(bytes_, ceilings, 'copy', 'bytes_per_second')}"
             line += f"{flops / 1e12:>8.2f}{_share(flops, ceilings, 'matmul', r['dtype'], 'flops_per_second')}"
         lines.append(line)
-    return lines + _bad([r for r in rows if not r["ok"]])
+    return lines + _ladder([r for r in rows if r["ok"] and "rung" in r], ceilings) + _bad([r for r in rows if not r["ok"]])
+
+
+def _ladder(rows: Sequence[Row], ceilings: Sequence[Row]) -> list[str]:
+    """Rungs beside each other: at each size and dtype, how much faster than launches step by step, in float32 as they are."""
+    if not rows:
+        return []
+    lines = [f"{'rung':<18}{'sizes':<22}{'dtype':<10}{'us':>10}{'GB/s':>7}{'copy':>6}{'x':>7}{'ns/step':>9}"]
+    kept = sorted(rows, key=lambda r: (_planes(r), r["dtype"] != "float32", r["rung"], r["schedule"]))
+    base = {_planes(r): r["seconds"]["median"] for r in kept if r["schedule"] == "per_step"}
+    for r in kept:
+        seconds, steps = r["seconds"]["median"], r["sizes"]["H" if r["attrs"]["direction"] in ("t2b", "b2t") else "W"]
+        times = f"{base[_planes(r)] / seconds:>7.1f}" if _planes(r) in base else f"{'':>7}"
+        name = f"{r['rung']} {r['schedule']}"
+        lines.append(
+            f"{name:<18}{_planes(r):<22}{r['dtype']:<10}{seconds * 1e6:>10.1f}{r['bytes_per_second'] / 1e9:>7.0f}"
+            f"{_share(r['bytes_per_second'], ceilings, 'copy', 'bytes_per_second')}{times}{seconds / steps * 1e9:>9.0f}"
+        )
+    return lines
+
+
+def _planes(r: Row) -> str:
+    n, c, g, h, w = (r["sizes"][d] for d in "NCGHW")
+    return f"{n}x{c}x{h}x{w}{' G=1' if g != c else ''}"
 
 
 def _ceiling(when: str, c: Row) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gpu import correctness, facts, model, timing
+from gpu import correctness, facts, model, slices, timing
 from gpu.kernels import Kernels
 from treadle.runtime.devices import cuda_index
 
@@ -47,7 +47,10 @@ class Desk:
         chosen = self._kernels.cases[case]
         work = chosen.checked[0] if self.quick else chosen.timed
         assert work is not None
-        judged = correctness.check(self._kernels, chosen, work, oracle_on=self.device)
+        if slices.needed(chosen, work):
+            judged = slices.check(self._kernels, chosen, work)
+        else:
+            judged = correctness.check(self._kernels, chosen, work, oracle_on=self.device)
         wrong = [row for row in judged if not row["ok"]]
         return wrong or [{**timing.time_case(self._kernels, chosen, work, self._timer), "ok": True, "why": ""}]
 

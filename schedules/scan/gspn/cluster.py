@@ -1,4 +1,4 @@
-"""Rung 9. scan.gspn, t2b and b2t: lines longer than a block, along a cluster of blocks that hand their edges to each other.
+"""Rung 9, scan.gspn, t2b and b2t: lines longer than a block, along a cluster of blocks that hand their edges to each other.
 
 A block that strides over a line of 4096 is coalesced, but holds the line in shared memory and waits for four loads a step,
 one after the other: 6.5 us a step. Blocks of a cluster share the line, each with its part in registers, and run on as many

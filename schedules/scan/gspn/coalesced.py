@@ -1,4 +1,4 @@
-"""Rung 3. scan.gspn, t2b and b2t: the loop of one_launch, with the line along the contiguous axis. Nothing else changes.
+"""Rung 3, scan.gspn, t2b and b2t: the loop of one_launch, with the line along the contiguous axis. Nothing else changes.
 
 Neighbouring threads read neighbouring elements: a warp's load is four whole sectors instead of 32 parts of some. What is left
 is latency: a step's loads begin after the barrier of the step before, and 10 KiB a multiprocessor are in flight, half of the

@@ -1,4 +1,4 @@
-"""Rung 8. scan.gspn, t2b and b2t: small maps. A warp to a line, no barrier, the whole map on its way at once.
+"""Rung 8, scan.gspn, t2b and b2t: small maps. A warp to a line, no barrier, the whole map on its way at once.
 
 Where N * C lines do not fill the device, time is steps times the chain of one step. A chain is one exchange and four dependent
 float operations: by barrier 60 ns, by shuffle 25 + 4 x 4 cycles and a read of shared memory beside them, 30 ns at 1.75 GHz.

@@ -1,4 +1,4 @@
-"""Rung 4. scan.gspn, t2b and b2t: threads along the contiguous line, the carry in their registers.
+"""Rung 4, scan.gspn, t2b and b2t: threads along the contiguous line, the carry in their registers.
 
 Exploits: the walk is over rows, so the threads of a warp touch consecutive memory at every step, whatever the direction; the
 carry never leaves the registers but for the two edges of each thread; nothing is computed twice, nothing is read twice.

@@ -1,4 +1,4 @@
-"""Rung 2. scan.gspn, l2r and r2l: one launch, a block per line, the carry in shared memory. Accesses still strided.
+"""Rung 2, scan.gspn, l2r and r2l: one launch, a block per line, the carry in shared memory. Accesses still strided.
 
 What is gained over per_step: 1024 launches become 1024 barriers of 60 ns, and three of nine accesses stay on the chip. What
 is not: neighbouring threads are still a row apart, 32 bytes are fetched for each element's four.

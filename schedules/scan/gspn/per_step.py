@@ -1,4 +1,4 @@
-"""Rung 1. scan.gspn, any direction: one launch per step, everything from memory and back to it. The baseline.
+"""Rung 1, scan.gspn, any direction: one launch per step, everything from memory and back to it. The baseline.
 
 Our own stand-in for the first implementation, after the facts published about it: the host loops over steps, a thread has one
 position, the neighbours' carries are read where the launch before wrote them. Shown in l2r, where the walk is along the

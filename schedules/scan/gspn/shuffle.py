@@ -1,4 +1,4 @@
-"""Rung 4. scan.gspn, t2b and b2t: the carry in registers, neighbours by warp shuffle, a halo in shared memory between warps.
+"""Rung 4, scan.gspn, t2b and b2t: the carry in registers, neighbours by warp shuffle, a halo in shared memory between warps.
 
 As line (columns in registers, 16-byte loads, the next step's loads begun before the barrier), but an edge goes to the next
 lane by shfl, 25 cycles and no store; shared memory holds two floats a warp, 232 bytes a block instead of 4,296. The barrier

@@ -1,4 +1,4 @@
-"""Rung 6. scan.gspn, t2b and b2t: a ring of steps in shared memory, filled by cp.async three steps ahead.
+"""Rung 6, scan.gspn, t2b and b2t: a ring of steps in shared memory, filled by cp.async three steps ahead.
 
 Little's law: 3.35 TB/s over 0.8 us are 2.7 MB under way, 20 KiB on each of 132 multiprocessors, before any queueing. line has
 20 KiB (256 threads, five tensors, 16 bytes, one step), so that every hiccup shows, and in bf16, where a plane of 1024 has half

@@ -1,4 +1,4 @@
-"""Rung 7. scan.gspn, l2r and r2l: tiles of the walked axis turned round in padded shared memory, the line along the threads.
+"""Rung 7, scan.gspn, l2r and r2l: tiles of the walked axis turned round in padded shared memory, the line along the threads.
 
 Exploits: the walk is along the contiguous axis, so a step touches one element in each row. Taken as they come these would be
 32-byte sectors for 4-byte elements; a tile of a few steps uses the whole sector, and the walk then reads shared memory.

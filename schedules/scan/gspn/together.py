@@ -1,4 +1,4 @@
-"""Rung 5. scan.gspn, t2b and b2t: several channels in a thread, for which shared gates (G = 1) are loaded once.
+"""Rung 5, scan.gspn, t2b and b2t: several channels in a thread, for which shared gates (G = 1) are loaded once.
 
 Memory has nothing to save: channels that run together find the gates in L2. L2 has: every channel asks it for six tensors,
 though the bus carries only 3 + 3/C, so at 3 TB/s of bus L2 would have to give 6, more than its 5.5. With four channels a
