@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.selective_scan."""
+
+ORDER = ("walk",)

@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.selective_scan_adjoint."""
+
+ORDER = ("walk",)
