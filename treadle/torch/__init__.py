@@ -22,8 +22,10 @@ from treadle.torch.conv import causal_conv1d_fn
 from treadle.torch.conv_update import causal_conv1d_update
 from treadle.torch.gates import gspn_gates
 from treadle.torch.gspn2d import gspn2d
+from treadle.torch.mamba import mamba_chunk_scan_combined
 from treadle.torch.norm import rms_norm_fn, rmsnorm_fn
 from treadle.torch.scan import gspn_scan
+from treadle.torch.selective_scan import selective_scan_fn
 from treadle.torch.state_update import selective_state_update
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "gspn2d",
     "gspn_gates",
     "gspn_scan",
+    "mamba_chunk_scan_combined",
     "rms_norm_fn",
     "rmsnorm_fn",
+    "selective_scan_fn",
     "selective_state_update",
 ]

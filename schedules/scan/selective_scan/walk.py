@@ -124,7 +124,7 @@ class _Forward:
                 T.buffer_store(wide, tirx.if_then_else(inside, here, moves.f32(0.0)), [l, n])
 
     def _walk(self, t: Expr) -> None:
-        block, scan = self.block, self.block.family.scan
+        block = self.block
         with moves.phase(block.threads) as thread:
             c, k = block.split(thread)
             with T.serial(0, block.tile // 2) as pair:
