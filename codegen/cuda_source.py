@@ -19,6 +19,7 @@ from tvm_ffi.structural import WalkResult
 
 from treadle.codegen.lower import Lowered
 from treadle.errors import ToolchainError
+from treadle.schedules.scratch import GIVE_BACK, TAKE
 from treadle.schedules.target import Target
 
 _DECLARED = re.compile(
@@ -36,6 +37,25 @@ template <typename Kernel>
 static cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
+"""
+#: Device memory of one call, on its stream: what a schedule keeps between its kernels and no Program knows of.
+_SCRATCH = f"""#include <tvm/ffi/error.h>
+#include <tvm/ffi/extra/c_env_api.h>
+
+static cudaStream_t treadle_stream() {{
+  int device = 0;
+  cudaGetDevice(&device);
+  return static_cast<cudaStream_t>(TVMFFIEnvGetStream(kDLCUDA, device));
+}}
+extern "C" float* {TAKE}(int64_t bytes) {{
+  void* memory = nullptr;
+  const cudaError_t error = bytes > 0 ? cudaMallocAsync(&memory, bytes, treadle_stream()) : cudaSuccess;
+  if (error != cudaSuccess) {{
+    TVM_FFI_THROW(RuntimeError) << "scratch memory of " << bytes << " bytes: " << cudaGetErrorString(error);
+  }}
+  return static_cast<float*>(memory);
+}}
+extern "C" int32_t {GIVE_BACK}(float* memory) {{ return memory ? cudaFreeAsync(memory, treadle_stream()) : 0; }}
 """
 _LAUNCH = re.compile(r"dynamicSmemBytes = (\w+);.*?tvm_cuda_host_launch\(::(\w+),", re.DOTALL)
 
@@ -75,7 +95,8 @@ def source(lowered: Sequence[Lowered], target: Target) -> Source:
         bounds = _BOUNDS.search(d["attrs"])
         kernels.append(Kernel(d["name"], owner, int(bounds[1]) if bounds else None, dynamic.get(d["name"])))
     stubs = [f'extern "C" void {d["name"]}({_stub_params(d["params"])});' for d in declared]
-    entries = "\n".join([_PRELUDE, *stubs, "", host])
+    prelude = [_PRELUDE, *([_SCRATCH] if TAKE in host else [])]
+    entries = "\n".join([*prelude, *stubs, "", host])
     return Source(device, entries, tuple(kernels))
 
 

@@ -58,6 +58,8 @@ class Common:
             self._make(self.early, made.var, made.expr)
         self.source = self._common(cell.source)
         self.weights = [self._common(w) for w in cell.weights]
+        #: whether weights are read where the carry comes from: then products are carried
+        self.pushed = cell.pushed
         self.outputs: list[tuple[Output, Expr]] = [(o, self._common(e)) for o, e in cell.outputs]
 
     def _make(self, into: list[Made], var: tirx.Var, expr: Expr) -> None:
@@ -83,10 +85,10 @@ class Common:
     def text(self) -> str:
         """What must be equal for two scans to share their instructions."""
         scan = self.scan
-        parts = [f"{r.tensor.dtype} {self.moves(r)} {r.back} {r.shift} {bool(r.shared)}" for r in self.loads]
+        parts = [f"{r.tensor.op.name} {r.tensor.dtype} {self.moves(r)} {r.back} {r.shift}" for r in self.loads]
         parts += [f"{m.number}: {m.expr}" for m in self.early]
         parts += [str(self.source), *(f"{t.offset} {w}" for t, w in zip(scan.terms, self.weights, strict=True))]
-        parts += [f"{o.tensor.op.name}: {e}" for o, e in self.outputs]
+        parts += [f"{o.tensor.dtype}: {e}" for o, e in self.outputs]
         parts += [f"chunks of {scan.chunk}, {scan.from_end}", str(len(self.flags))]
         return "\n".join(parts)
 

@@ -24,7 +24,7 @@ from treadle.schedules.scan.kernel import int64
 from treadle.schedules.scan.lines import fits as registers_fit
 from treadle.schedules.scan.sweep import plane
 from treadle.schedules.scan.sweep.alike import Common, rounds
-from treadle.schedules.scan.sweep.walk import Shape, in_plane
+from treadle.schedules.scan.sweep.walk import Buffers, Shape, in_plane
 from treadle.schedules.target import Target
 
 MOST_THREADS = 1024
@@ -49,31 +49,36 @@ def limit(target: Target) -> int:
 
 def legal(program: Program, target: Target, point: Point) -> list[str]:
     assert program.sweep is not None
-    scans = program.sweep.scans
-    reasons = [reason for s in scans for reason in refusals(program, s)]
+    return walk_refusals(program, program.sweep.scans, target, point)
+
+
+def walk_refusals(program: Program, scans: tuple[Scan, ...], target: Target, point: Point) -> list[str]:
+    """What the walks of some scans cannot be."""
+    reasons = [reason for s in scans for reason in refusals(scans, s)]
+    if program.attrs.get("checkpoint"):
+        reasons.append(f"checkpoint = {program.attrs['checkpoint']}: these walks keep every state or none")
     if reasons:
         return sorted(set(reasons))
     side_by_side = max(map(len, rounds(scans)))
     threads = point.threads * side_by_side
     if threads > MOST_THREADS:
         return [f"{side_by_side} scans side by side of {point.threads} threads are {threads}, over the {MOST_THREADS} of a block"]
-    reasons += registers_fit(target, registers(program, point), threads)
-    room = constant(plane.fits(program, limit(target)))
+    reasons += registers_fit(target, registers(scans, point), threads)
+    room = constant(plane.fits(scans, limit(target)))
     if room is not None and not room:
         reasons.append(f"carry lines and one row of sums exceed the {limit(target)} bytes of shared memory of a block")
     return reasons
 
 
-def refusals(program: Program, scan: Scan) -> list[str]:
-    assert program.sweep is not None
+def refusals(scans: tuple[Scan, ...], scan: Scan) -> list[str]:
     reasons = []
-    if scan.init is not None or scan.flush is not None:
-        reasons.append("an initial carry: every line starts from nothing here")
+    if any(end is not None for end in (scan.init, scan.flush, scan.final, scan.entry)):
+        reasons.append("an initial or last carry: every line starts from nothing here")
     if len(scan.sizes) != 4:
         reasons.append(f"{len(scan.sizes)} axes: a block stands at a place of two beside walk and line")
     if any(abs(t.offset) > 1 for t in scan.terms):
         reasons.append("a step that looks further than 1 along the line: carry lines have 1 place beyond their ends")
-    if len([s for s in program.sweep.scans if s.axis == scan.axis]) > 2:
+    if len([s for s in scans if s.axis == scan.axis]) > 2:
         reasons.append("more than 2 scans along one axis: they would meet at a step")
     common = Common(scan)
     for end in (*filter(common.moves, common.loads), *(o for o, _ in common.outputs)):
@@ -84,10 +89,9 @@ def refusals(program: Program, scan: Scan) -> list[str]:
     return reasons
 
 
-def registers(program: Program, point: Point) -> int:
+def registers(scans: tuple[Scan, ...], point: Point) -> int:
     """About as many as a thread needs, never less than the compiler reports."""
-    assert program.sweep is not None
-    common = Common(program.sweep.scans[0])
+    common = Common(scans[0])
     return len(common.loads) * (point.ahead + 3) + len(common.flags) + 24
 
 
@@ -95,24 +99,29 @@ def schedule(program: Program, target: Target, point: Point) -> tirx.PrimFunc:
     assert program.sweep is not None
     function = Function(program)
     with function as buffers:
-        most = limit(target)
-        _room(program, most)
-        longest: Expr = int64(0)
-        for scan in program.sweep.scans:
-            longest = tirx.max(longest, scan.width)
-        short, long = Shape(point.threads, point.ahead), Shape(point.threads, 0)
-        k.choose(
-            program,
-            [
-                (longest <= point.threads, lambda: plane.emit(program, buffers, short, most)),
-                (longest > point.threads, lambda: plane.emit(program, buffers, long, most)),
-            ],
-        )
+        walks(program, program.sweep.scans, buffers, target, point)
     return function.primfunc
 
 
-def _room(program: Program, most: int) -> None:
-    room = plane.fits(program, most)
+def walks(program: Program, scans: tuple[Scan, ...], buffers: Buffers, target: Target, point: Point) -> None:
+    """The kernels that walk some scans of a Program."""
+    most = limit(target)
+    _room(program, scans, most)
+    longest: Expr = int64(0)
+    for scan in scans:
+        longest = tirx.max(longest, scan.width)
+    short, long = Shape(point.threads, point.ahead), Shape(point.threads, 0)
+    k.choose(
+        program,
+        [
+            (longest <= point.threads, lambda: plane.emit(scans, buffers, short, most)),
+            (longest > point.threads, lambda: plane.emit(scans, buffers, long, most)),
+        ],
+    )
+
+
+def _room(program: Program, scans: tuple[Scan, ...], most: int) -> None:
+    room = plane.fits(scans, most)
     if k.decided(program, room) is not True:
         with T.Assert(room, f"the lines of a plane exceed the {most} bytes of shared memory of a block", "ValueError"):
             pass
@@ -122,12 +131,16 @@ P = TypeVar("P", bound=Point)
 
 
 def default(program: Program, target: Target, knobs: Callable[..., P]) -> P:
+    return threads_for(program, knobs, lambda point: not legal(program, target, point))
+
+
+def threads_for(program: Program, knobs: Callable[..., P], fits: Callable[[P], bool]) -> P:
     """The fewest threads that have one for each position of the longest line that may come; if none have, the plain choice."""
     assert program.sweep is not None
     longest = max(most(program, s.width) for s in program.sweep.scans)
     choices = next(f.metadata["choices"] for f in fields(knobs) if f.name == "threads")  # type: ignore[arg-type]
     enough = [knobs(threads=t) for t in choices if t >= longest]
-    return next((p for p in enough if not legal(program, target, p)), knobs())
+    return next((p for p in enough if fits(p)), knobs())
 
 
 def most(program: Program, size: Size) -> int:

@@ -17,28 +17,27 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from tvm import te, tirx
 from tvm.tirx.script import builder as T
 
-from treadle.ir import Program
 from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
-from treadle.ir.scan import CARRY
+from treadle.ir.scan import CARRY, Scan
 from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan.kernel import int64
 from treadle.schedules.scan.sweep.alike import Common, rounds
 from treadle.schedules.scan.sweep.walk import Buffers, Registers, Round, Shape, Sums
 
-
-def summed(program: Program) -> list[te.Tensor]:
-    """The results that more than one scan writes."""
-    assert program.sweep is not None
-    written = [o.tensor.op.name for s in program.sweep.scans for o in s.outputs]
-    return [r for r in program.results if written.count(r.op.name) > 1]
+Scans = tuple[Scan, ...]
 
 
-def axes(program: Program) -> dict[int, int]:
+def summed(scans: Scans) -> list[te.Tensor]:
+    """What more than one scan writes."""
+    written = {o.tensor.op.name: o.tensor for s in scans for o in s.outputs}
+    counts = [o.tensor.op.name for s in scans for o in s.outputs]
+    return [t for name, t in written.items() if counts.count(name) > 1]
+
+
+def axes(scans: Scans) -> dict[int, int]:
     """The number of the plane of sums of each axis walked; none where nothing is summed."""
-    assert program.sweep is not None
-    walked = sorted({s.axis for s in program.sweep.scans})
-    return {axis: i for i, axis in enumerate(walked)} if summed(program) else {}
+    return {axis: i for i, axis in enumerate(sorted({s.axis for s in scans}))} if summed(scans) else {}
 
 
 def rounded(size: Expr) -> Expr:
@@ -46,21 +45,24 @@ def rounded(size: Expr) -> Expr:
     return tirx.floordiv(size * 4 + 15, 16) * 16
 
 
-def line_bytes(program: Program) -> Expr:
-    return 2 * rounded(_most(program) * _line(program))
+def line_bytes(scans: Scans) -> Expr:
+    return 2 * _carried(scans) * rounded(_most(scans) * _line(scans))
 
 
-def _most(program: Program) -> int:
+def _carried(scans: Scans) -> int:
+    """Lines for what a step carries to the next."""
+    return max(len(s.terms) if Common(s).pushed else 1 for s in scans)
+
+
+def _most(scans: Scans) -> int:
     """Rows of threads: scans walked side by side."""
-    assert program.sweep is not None
-    return max(map(len, rounds(program.sweep.scans)))
+    return max(map(len, rounds(scans)))
 
 
-def _line(program: Program) -> Expr:
+def _line(scans: Scans) -> Expr:
     """Words of a carry line, one place beyond either end included."""
-    assert program.sweep is not None
     longest: Expr = int64(0)
-    for scan in program.sweep.scans:
+    for scan in scans:
         longest = tirx.max(longest, scan.width)
     return longest + 2
 
@@ -70,64 +72,67 @@ def pitch(width: Size) -> Expr:
     return tirx.bitwise_or(width, int64(1))
 
 
-def band_of(program: Program, limit: int) -> tuple[Expr, Expr]:
+def band_of(scans: Scans, limit: int) -> tuple[Expr, Expr]:
     """Rows of a band, and how many bands a plane has."""
-    planes = len(axes(program))
+    planes = len(axes(scans))
     if not planes:
         return int64(0), int64(1)
-    height, width = _plane(program)
-    room = tirx.floordiv(limit - 16 - line_bytes(program), pitch(width) * (4 * planes))
+    height, width = _plane(scans)
+    room = tirx.floordiv(limit - 16 - line_bytes(scans), pitch(width) * (4 * planes))
     rows = tirx.max(tirx.min(room, height), int64(1))
     return rows, tirx.floordiv(height + rows - 1, rows)
 
 
-def _plane(program: Program) -> tuple[Size, Size]:
-    assert program.sweep is not None
-    scan = program.sweep.scans[0]
+def _plane(scans: Scans) -> tuple[Size, Size]:
+    scan = scans[0]
     first, last = sorted((scan.axis, scan.line))
     return scan.sizes[first], scan.sizes[last]
 
 
-def fits(program: Program, limit: int) -> Expr:
+def fits(scans: Scans, limit: int) -> Expr:
     """Whether carry lines and at least one row of sums have room in shared memory."""
-    planes = len(axes(program))
-    return line_bytes(program) + rounded(pitch(_plane(program)[1]) * planes) + 16 <= limit
+    planes = len(axes(scans))
+    return line_bytes(scans) + rounded(pitch(_plane(scans)[1]) * planes) + 16 <= limit
 
 
-def emit(program: Program, buffers: Buffers, shape: Shape, limit: int) -> None:
+def emit(scans: Scans, buffers: Buffers, shape: Shape, limit: int) -> None:
     """One kernel."""
-    assert program.sweep is not None
-    scan = program.sweep.scans[0]
+    scan = scans[0]
     outer, inner = k.independent(scan)
-    rows, bands = band_of(program, limit)
+    rows, bands = band_of(scans, limit)
     n, c = scan.sizes[outer], scan.sizes[inner]
-    with T.thread_binding(int64(0), n * c * bands, thread="blockIdx.x") as block:
+    with (
+        T.thread_binding(int64(0), n * c * bands, thread="blockIdx.x") as block,
+        # Else the assembler spills a register or two for the sake of a second block.
+        T.attr(int64(0), "tirx.launch_bounds_min_blocks_per_sm", tirx.const(1, "int32")),
+    ):
         band, number = tirx.truncmod(block, bands), tirx.truncdiv(block, bands)
         at = {outer: tirx.truncdiv(number, c), inner: tirx.truncmod(number, c)}
-        Plane(program, buffers, shape, at, band * rows, rows).emit()
+        Plane(scans, buffers, shape, at, band * rows, rows).emit()
 
 
 class Plane:
     """The threads of a block; `low` is the first row of its band, `rows` how many it has at most."""
 
     def __init__(
-        self, program: Program, buffers: Buffers, shape: Shape, at: dict[int, Expr], low: Expr, rows: Expr
+        self, scans: Scans, buffers: Buffers, shape: Shape, at: dict[int, Expr], low: Expr, rows: Expr
     ) -> None:  # fmt: skip
-        assert program.sweep is not None
-        self.scan, self.buffers, self.shape, self.at = program.sweep.scans[0], buffers, shape, at
-        self.low, self.rows, self.summed, self.high = low, rows, summed(program), _most(program)
-        self.height, self.width = _plane(program)
+        self.scan, self.buffers, self.shape, self.at = scans[0], buffers, shape, at
+        self.low, self.rows, self.summed, self.high = low, rows, summed(scans), _most(scans)
+        self.height, self.width = _plane(scans)
         self.pitch = pitch(self.width)
-        number = axes(program)
+        number = axes(scans)
         words = [((int64(len(number)) * rows * self.pitch,), CARRY)] if number else []
-        line = ((int64(self.high), _line(program)), CARRY)
-        before, now, *planes = k.Arena([line, line, *words]).buffers
+        line = ((int64(self.high), _line(scans)), CARRY)
+        carried = _carried(scans)
+        pieces = k.Arena([*([line] * (2 * carried)), *words]).buffers
+        lines, planes = (pieces[:carried], pieces[carried : 2 * carried]), pieces[2 * carried :]
         self.sums = Sums(planes[0], number, low, rows, self.pitch) if number else None
         registers = Registers(self.high, shape.threads)
         names = {t.op.name for t in self.summed}
         self.rounds = [
-            Round(alike, _lags(alike), buffers, shape, registers, at, (before, now), self.sums, names)
-            for alike in rounds(program.sweep.scans)
+            Round(alike, _lags(alike), buffers, shape, registers, at, lines, self.sums, names)
+            for alike in rounds(scans)
         ]
 
     def emit(self) -> None:

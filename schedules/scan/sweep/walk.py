@@ -26,7 +26,17 @@ from treadle.schedules.scan import kernel as k
 from treadle.schedules.scan.kernel import int64
 from treadle.schedules.scan.sweep.alike import CARRIED, Common, bound, flag, value
 
-Buffers = dict[str, tirx.Var]
+
+@dataclass(frozen=True)
+class Room:
+    """A tensor kept in scratch memory: where it begins there."""
+
+    flat: tirx.Var
+    offset: Expr
+
+
+#: The tensors of a Program, and those that it keeps for itself.
+Buffers = dict[str, "tirx.Var | Room"]
 
 
 def int32(number: int) -> Expr:
@@ -79,11 +89,14 @@ class Sums:
 
 
 class Round:
-    """Scans side by side. `fixed` is the place along every axis but walk and line; `lines` the carry of odd and even steps."""
+    """Scans side by side. `fixed` is the place along every axis but walk and line; `lines` the carry of odd and even steps.
+
+    Where weights are read where the carry comes from, there is a line for each of the products.
+    """
 
     def __init__(
         self, alike: list[Common], lags: list[Expr], buffers: Buffers, shape: Shape, registers: Registers,
-        fixed: dict[int, Expr], lines: Sequence[tirx.Var], sums: Sums | None, summed: set[str],
+        fixed: dict[int, Expr], lines: Sequence[Sequence[tirx.Var]], sums: Sums | None, summed: set[str],
     ) -> None:  # fmt: skip
         self.alike, self.lags, self.buffers, self.shape, self.registers = alike, lags, buffers, shape, registers
         self.fixed, self.lines, self.sums, self.summed = fixed, lines, sums, summed
@@ -102,7 +115,7 @@ class Round:
             with k.when(ty == row):
                 self._place(common, lag, tx, ty)
         with k.when(tx == 0):
-            for line in self.lines:
+            for line in (*self.lines[0], *self.lines[1]):
                 for end in (int32(0), self._at("width", tx, ty) + 1):
                     T.buffer_store(line, tirx.const(0.0, CARRY), [ty, end])
         if self.shape.ahead:
@@ -187,7 +200,8 @@ class Round:
         total: Expr = int64(0)
         for i, size in zip(end.index([at[a].astype("int64") for a in range(len(scan.sizes))]), end.tensor.shape, strict=True):
             total = total * size + i
-        return total
+        home = self.buffers[end.tensor.op.name]
+        return total + home.offset if isinstance(home, Room) else total
 
     def _set(self, name: str, number: Size, tx: Expr, ty: Expr, kind: str = "int32") -> None:
         T.buffer_store(self.registers.of(name, kind), tirx.Cast(kind, number) if kind != "int64" else number, [ty, tx])
@@ -203,12 +217,17 @@ class Round:
         carry = self.registers.of("carry")
         with k.when(self._exists(t, tx, ty)):
             total: Expr = tirx.const(0.0, CARRY)
-            for term, weight in zip(scan.terms, common.weights, strict=True):
-                product = self._value(weight, tx, ty) * before[ty, l + (term.offset + 1)]
+            for i, (term, weight) in enumerate(zip(scan.terms, common.weights, strict=True)):
+                beside = [ty, l + (term.offset + 1)]
+                product = before[i][*beside] if common.pushed else self._value(weight, tx, ty) * before[0][*beside]
                 total = product if isinstance(total, tirx.FloatImm) else total + product
             carried = T.if_then_else(self._earlier(t, tx, ty), total, tirx.const(0.0, CARRY))
             T.buffer_store(carry, self._value(common.source, tx, ty) + carried, [ty, tx])
-            T.buffer_store(now, carry[ty, tx], [ty, l + 1])
+            if common.pushed:
+                for line, weight in zip(now, common.weights, strict=True):
+                    T.buffer_store(line, self._value(weight, tx, ty) * carry[ty, tx], [ty, l + 1])
+            else:
+                T.buffer_store(now[0], carry[ty, tx], [ty, l + 1])
             for i, (output, expr) in enumerate(common.outputs):
                 result = self._value(expr, tx, ty)
                 if output.tensor.op.name in self.summed:
@@ -271,7 +290,10 @@ class Round:
 
     def _flat(self, end: Read | Output) -> tirx.Var:
         tensor: te.Tensor = end.tensor
-        return T.decl_buffer((k.product(tensor.shape),), str(tensor.dtype), data=self.buffers[tensor.op.name].data)
+        home = self.buffers[tensor.op.name]
+        if isinstance(home, Room):
+            return home.flat
+        return T.decl_buffer((k.product(tensor.shape),), str(tensor.dtype), data=home.data)
 
 
 def _pitches(scan: Scan, row: Size) -> tuple[Expr, Expr]:

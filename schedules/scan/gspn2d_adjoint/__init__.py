@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.gspn2d_adjoint."""
+
+ORDER = ("states",)

@@ -1,0 +1,3 @@
+"""CUDA schedules of scan.gspn_logits_adjoint."""
+
+ORDER = ("states",)
