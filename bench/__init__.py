@@ -22,7 +22,7 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
     from treadle.bench import model, plan_overhead
     from treadle.bench.gemm import linear
     from treadle.bench.ptx import speed
-    from treadle.bench.scan import gspn, gspn_ladder
+    from treadle.bench.scan import causal_conv1d_update, gspn, gspn_ladder, selective_state_update
     from treadle.models import SYSTEMS, configurations
     from treadle.schedules.target import Target
 
@@ -33,6 +33,8 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
         raise DeviceError("benchmarks run on this machine's CPU", given=target, expected="a cpu target")
     known: dict[str, Measure] = {
         "scan.gspn": gspn.measure,
+        "scan.causal_conv1d_update": causal_conv1d_update.measure,
+        "scan.selective_state_update": selective_state_update.measure,
         "gemm.linear": linear.measure,
         "plan": plan_overhead.measure,
     }
