@@ -95,7 +95,11 @@ class Block:
         t = self.family.bound(self.family.scan, self.family.rate, at) * rate
         if number % 8 < self.moved:
             return exp2.power(t, DEGREE)
-        return tirx.exp2(t) if self.serial else T.ptx.ex2.approx.ftz.f32(t)
+        if self.serial:
+            return tirx.exp2(t)
+        made = moves.Registers.private(1, "float32")
+        T.ptx.ex2.approx.ftz.f32(made[0], t)
+        return made[0]
 
     def advance(self, at: dict[str, Expr], past: Expr) -> Expr:
         return self.family.bound(self.family.scan, self.family.scan.source, at) + at["decay"] * past

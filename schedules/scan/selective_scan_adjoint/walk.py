@@ -36,7 +36,7 @@ TILE = WARP
 @dataclass(frozen=True)
 class Knobs:
     warps: int = knob(4, (1, 2, 4), "states that a block walks at once")
-    moved: int = knob(0, (0, 1, 2, 4), "exponentials of every eight that the FMA pipes make")
+    moved: int = knob(0, (0, 1), "exponentials of every eight that the FMA pipes make: two spilled at 255 registers")
 
 
 def applies(program: Program) -> bool:
