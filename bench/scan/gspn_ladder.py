@@ -193,7 +193,8 @@ def predict(
         in_flight = resident * made.threads * 5 * 16 * (pieces if ahead else 1)
         step = max(chain, LATENCY / point.steps) if ahead else chain + pieces * LATENCY / point.steps
     else:
-        in_flight = resident * made.threads * loads * max(1, ahead)
+        busy = made.threads if turns > 1 or rung.launches else min(made.threads, lanes // channels * -(-width // (columns * ctas)))
+        in_flight = resident * busy * loads * max(1, ahead)
         step = max(rung.chain, LATENCY / ahead) if ahead else rung.chain + turns * LATENCY
     bus = cost / (COPY * gpu.bandwidth * 1e9)
     walk = steps * (LAUNCH + waves * LATENCY if rung.launches else waves * step)

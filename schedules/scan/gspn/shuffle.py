@@ -5,7 +5,7 @@ lane by shfl, 25 cycles and no store; shared memory holds two floats a warp, 232
 stays wherever a line has more than one warp, and with it most of the chain: predicted 55 ns a step against 60. So this is
 the same rung by other means; it pays where the barrier goes too (latency).
 
-Predicted for H100, not measured, 16 x 8 x 1024^2: as line. fp32 bus 1.05 ms, 3.07 TB/s; bf16 in 20 KiB in flight: one
+Predicted for H100, not measured, 16 x 8 x 1024^2: as line. fp32 bus 1.05 ms, 3.07 TB/s; bf16 has 10 KiB in flight: one
 step ahead is 0.8 us a step, 0.82 ms against the bus's 0.52: 1.96 TB/s, 58 %. The loads must run further ahead: staged.
 """
 

@@ -2,7 +2,7 @@
 
 Little's law: 3.35 TB/s over 0.8 us are 2.7 MB under way, 20 KiB on each of 132 multiprocessors, before any queueing. line has
 20 KiB (256 threads, five tensors, 16 bytes, one step), so that every hiccup shows, and in bf16, where a plane of 1024 has half
-the threads' work, one block cannot hide its own latency at all. Three steps ahead are 60 KiB from one block.
+the threads' work, one block cannot hide its own latency at all. Three steps ahead are 60 KiB from one block, 30 in bf16.
 
 1. A ring of four slots, 84 KB a block; copies cost no registers: 40 in fp32 where line has 72.
 2. Each thread copies what it will read: cp.async.wait_group, and no barrier but the step's, which also guards the slots.
