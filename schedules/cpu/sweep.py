@@ -20,7 +20,8 @@ from treadle.schedules.cpu import scan_tasks, vecmath
 from treadle.schedules.cpu.scan_common import runs_along
 from treadle.schedules.cpu.scan_tasks import Task
 from treadle.schedules.cpu.sweep_cell import Cell, place
-from treadle.schedules.cpu.sweep_lines import pitch_of, zero
+from treadle.schedules.cpu.sweep_lines import pitch_of
+from treadle.schedules.cpu.sweep_states import Marks, States, Window, first_of, segments
 from treadle.schedules.cpu.sweep_tiles import Tiles
 from treadle.schedules.cpu.sweep_walk import Rows, Sum
 from treadle.schedules.space import knob
@@ -32,6 +33,7 @@ class Knobs:
     together: int = knob(8, (1, 2, 4, 8, 16), "positions sharing gates that are walked together, so that these are made once")
     columns: int = knob(32, (16, 32), "steps per tile where the walk is contiguous: a pair of cache lines of each row")
     ahead: int = knob(32, (0, 32), "rows of a tile asked for before they are gathered: they are a pitch apart")
+    checkpoint: int = knob(0, (0, 32, 64), "steps between the states kept for a gradient, the others being made again; 0 keeps all")
 
 
 def applies(program: Program) -> bool:
@@ -71,21 +73,46 @@ class _Sweep:
                 if any(place(output, at) == place(o, self.cells[id(s)].at) for s in self.scans if s is not scan for o in s.outputs):
                     self.sums.setdefault(output.tensor.op.name, []).append(scan)
         self.lines: dict[tuple[str, int], tirx.Var] = {}
-        self.states: dict[int, tirx.Var] = {}
+        self.states: dict[int, States] = {}
 
     def emit(self) -> None:
         for scan in self.scans:
             for name, writers in self.sums.items():
                 if scan in writers and (name, scan.line) not in self.lines:
                     self.lines[name, scan.line] = self._plane(scan, scan.steps)
-            if self._leaves(scan) and scan.line not in self.states:
-                self.states[scan.line] = states = self._plane(scan, scan.steps + 1)
-                zero(states, (self.task.members, scan.steps + 1, pitch_of(scan.width)))
-        for scan in self.scans:
-            kind = Rows if runs_along(scan, tuple, scan.line) else Tiles
-            sums = {n: self._sum(n, w, scan) for n, w in self.sums.items() if scan in w}
-            cell, states = self.cells[id(scan)], self.states.get(scan.line)
-            kind(self.task.along(scan), cell, self.point.columns, self.point.ahead, self.results, sums, states).emit()
+            if self._leaves(scan) and not self.point.checkpoint and scan.line not in self.states:
+                self.states[scan.line] = States.room(scan, self.task.group, self.task.members)
+        read = False
+        for i, scan in enumerate(self.scans):
+            if read:  # with the scan before it
+                read = False
+            elif self.point.checkpoint and self._leaves(scan):
+                self._by_segments(scan, self.scans[i + 1])
+                read = True
+            else:
+                self._walk(scan, self.states.get(scan.line)).emit()
+
+    def _walk(self, scan: Scan, states: States | Marks | Window | None) -> Rows:
+        kind = Rows if runs_along(scan, tuple, scan.line) else Tiles
+        sums = {n: self._sum(n, w, scan) for n, w in self.sums.items() if scan in w}
+        cell = self.cells[id(scan)]
+        return kind(self.task.along(scan), cell, self.point.columns, self.point.ahead, self.results, sums, states)
+
+    def _by_segments(self, maker: Scan, reader: Scan) -> None:
+        """Few states kept on a first walk; then segment after segment the states between made again, and read."""
+        every, task = self.point.checkpoint, self.task
+        marks, lines = Marks.room(maker, task.group, every), Window.room(maker, task.group, task.members, every)
+        makes = self._walk(maker, marks)
+        makes.emit()
+        reads = self._walk(reader, None)
+        reads.begin()
+        with T.serial(0, segments(maker, every)) as segment:
+            window = Window(lines, every, first_of(maker, every, segment))
+            makes.states = reads.states = window
+            window.begin(marks, makes.carry, maker, task.members, segment)
+            makes.walk(window.first, maker.steps - segment * every)
+            reads.walk(segment * every, tirx.min((segment + 1) * every, reader.steps))
+        reads.end()
 
     def _plane(self, scan: Scan, lines: Size) -> tirx.Var:
         """Room for every line of a plane, for each position of the group."""

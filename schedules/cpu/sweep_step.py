@@ -82,7 +82,7 @@ class Place:
             T.buffer_store(walk.totals, walk.totals[*at] + value, at)
         elif name not in walk.results:
             assert walk.states is not None
-            T.buffer_store(walk.states, value, [self.m, self.time, PAD + j])
+            T.buffer_store(walk.states.lines, value, [self.m, walk.states.written(self.scan, self.step), PAD + j])
         elif name in walk.sums:
             total = walk.sums[name]
             if total.turned is not None:
@@ -120,8 +120,4 @@ class Place:
         if read.tensor.op.name in walk.task.buffers:
             return walk._load(read, self.time, self.m, j, self.row)
         assert walk.states is not None
-        line = self.time
-        if read.back:  # the state before a step, which is zero where a chunk begins
-            none = self.scan.ends(self.step)
-            line = tirx.Select(none, self.scan.steps, self.scan.time(self.step - read.back))
-        return walk.states[self.m, line, PAD + j + read.shift]
+        return walk.states.lines[self.m, walk.states.read(self.scan, self.step, read.back), PAD + j + read.shift]

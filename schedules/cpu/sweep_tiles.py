@@ -44,19 +44,20 @@ class Tiles(Rows):
     def _slot(self, row: Expr) -> Expr:
         return tirx.Select(self.task.group == 1, tirx.const(0, "int64"), row)
 
-    def _walk(self) -> None:
+    def walk(self, first: Expr, last: Expr) -> None:
         scan = self.scan
-        with T.serial(0, tirx.ceildiv(scan.steps, self.columns)) as tile, T.serial(0, self.task.members) as m:
+        with T.serial(0, tirx.ceildiv(last - first, self.columns)) as tile, T.serial(0, self.task.members) as m:
+            begin = opaque(first + tile * self.columns)
             for buffer, read in self.staged.values():
                 with T.If(m == 0 if read.shared else tirx.const(True, "bool")), T.Then():
-                    self._gather(buffer, read, tile, m)
-            with T.serial(0, tirx.min(self.columns, scan.steps - tile * self.columns)) as i:
-                step = opaque(tile * self.columns + i)
-                self._step(step, m, opaque(scan.time(step) - self._start(tile)))
+                    self._gather(buffer, read, begin, m)
+            with T.serial(0, tirx.min(self.columns, last - begin)) as i:
+                step = opaque(begin + i)
+                self._step(step, m, opaque(scan.time(step) - self._start(begin)))
             late = [place(o, self.cell.at) for o, _ in self.cell.after]
             for name, (buffer, output) in self.leaving.items():
                 with T.If(m == self.task.members - 1 if name in late else tirx.const(True, "bool")), T.Then():
-                    self._scatter(buffer, output, tile, m)
+                    self._scatter(buffer, output, begin, m)
 
     def _load(self, read: Read, time: Expr, m: Expr, j: Expr, row: Expr) -> Expr:
         if not self._follows(read):
@@ -69,16 +70,16 @@ class Tiles(Rows):
     def _ahead(self, exprs: list[Expr], step: Expr, m: Expr) -> Callable[[Expr], None]:
         return lambda start: None  # tiles are asked for as they are gathered
 
-    def _gather(self, buffer: tirx.Var, read: Read, tile: Expr, m: Expr) -> None:
-        at, row, columns = self._clip(tile)
+    def _gather(self, buffer: tirx.Var, read: Read, begin: Expr, m: Expr) -> None:
+        at, row, columns = self._clip(begin)
         source, pitch = self._memory(read, at, m)
         following = -self.columns if self.scan.reverse else self.columns
         hints = tirx.const(following, "int64"), tirx.const(self.hint, "int64")
         arguments = T.address_of(buffer[row, PAD]), self.pitch, source, pitch, self.scan.width, columns
         T.evaluate(T.call_extern("int32", f"treadle_gather_{read.tensor.dtype}", *arguments, *hints))
 
-    def _scatter(self, buffer: tirx.Var, output: Output, tile: Expr, m: Expr) -> None:
-        at, row, columns = self._clip(tile)
+    def _scatter(self, buffer: tirx.Var, output: Output, begin: Expr, m: Expr) -> None:
+        at, row, columns = self._clip(begin)
         target, pitch = self._memory(output, at, m)
         arguments = target, pitch, T.address_of(buffer[row, PAD]), self.pitch, self.scan.width, columns
         T.evaluate(T.call_extern("int32", f"treadle_scatter_{output.tensor.dtype}", *arguments, T.int32(0)))
@@ -90,13 +91,12 @@ class Tiles(Rows):
         dim = next(d for d, e in enumerate(end.index(at)) if ex.depends(e, at[self.scan.line]))
         return T.address_of(self.task.buffers[end.tensor.op.name][*where]), scan_tasks.product(end.tensor.shape[dim + 1 :])
 
-    def _start(self, tile: Expr) -> Expr:
-        """The lowest index along the walk among a tile's steps, whether it exists or not."""
-        first = tile * self.columns
-        return self.scan.steps - self.columns - first if self.scan.reverse else first
+    def _start(self, begin: Expr) -> Expr:
+        """The lowest index along the walk among the steps of the tile that begins with a step, whether it exists or not."""
+        return self.scan.steps - self.columns - begin if self.scan.reverse else begin
 
-    def _clip(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
+    def _clip(self, begin: Expr) -> tuple[Expr, Expr, Expr]:
         """The part of a tile that exists: its index along the walk, its first staging line, its columns."""
-        start = self._start(tile)
+        start = self._start(begin)
         low = tirx.max(start, tirx.const(0, "int64"))
         return low, low - start, tirx.min(start + self.columns, self.scan.steps) - low

@@ -15,6 +15,7 @@ from treadle.schedules.cpu.scan_common import PAD, opaque
 from treadle.schedules.cpu.scan_tasks import Task
 from treadle.schedules.cpu.sweep_cell import Cell, place
 from treadle.schedules.cpu.sweep_lines import Spot, along, pitch_of
+from treadle.schedules.cpu.sweep_states import Marks, States, Window
 from treadle.schedules.cpu.sweep_step import Place
 
 #: Lines of a sum that are turned round at once.
@@ -39,7 +40,7 @@ class Rows:
 
     def __init__(
         self, task: Task, cell: Cell, columns: int, ahead: int, results: set[str], sums: Mapping[str, Sum],
-        states: tirx.Var | None,
+        states: States | Marks | Window | None,
     ) -> None:  # fmt: skip
         self.task, self.cell, self.scan, self.columns, self.hint = task, cell, cell.scan, columns, ahead
         self.results, self.sums, self.states = results, sums, states
@@ -56,15 +57,22 @@ class Rows:
         self.turning = {n: T.alloc_buffer((group, TURNED, self.pitch), CARRY) for n, s in sums.items() if s.turned is not None}
 
     def emit(self) -> None:
+        self.begin()
+        self.walk(tirx.const(0, "int64"), self.scan.steps)
+        self.end()
+
+    def begin(self) -> None:
         with T.serial(0, self.task.members) as m:
             self._begin(m)
-        self._walk()
+
+    def walk(self, first: Expr, last: Expr) -> None:
+        """The steps from `first` to before `last`."""
+        with T.serial(first, last) as step, T.serial(0, self.task.members) as m:
+            self._step(step, m, tirx.const(0, "int64"))
+
+    def end(self) -> None:
         with T.serial(0, self.task.members) as m:
             self._end(m)
-
-    def _walk(self) -> None:
-        with T.serial(0, self.scan.steps) as step, T.serial(0, self.task.members) as m:
-            self._step(step, m, tirx.const(0, "int64"))
 
     def _slots(self) -> Expr:
         """Lines of gates that are alive at once: those of one step."""

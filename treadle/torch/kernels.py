@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,25 +14,30 @@ _KERNELS: dict[tuple[Any, ...], Kernel] = {}
 _COMPILING = threading.Lock()
 
 
-def run(program: str, tensors: Sequence[torch.Tensor], shapes: Sequence[Sequence[int]], **attrs: Any) -> list[torch.Tensor]:
-    """The results of a Program on tensors that were checked; `shapes` are those of its results.
+def run(
+    program: str, tensors: Sequence[torch.Tensor], shapes: Sequence[Sequence[int]], point: Mapping[str, Any] | None = None,
+    **attrs: Any,
+) -> list[torch.Tensor]:  # fmt: skip
+    """The results of a Program on tensors that were checked; `shapes` are those of its results, `point` knobs of its schedule.
 
     Results without elements are made, not computed, and so are those of arguments without any: nothing adds up to zero.
     """
     if not all(t.numel() for t in tensors):
         return [tensors[0].new_zeros(shape) for shape in shapes]
-    found = kernel(program, tensors[0].device, tensors[0].dtype, **attrs)(*(t.contiguous() for t in tensors))
+    found = kernel(program, tensors[0].device, tensors[0].dtype, point, **attrs)(*(t.contiguous() for t in tensors))
     return list(found) if isinstance(found, tuple) else [found]
 
 
-def kernel(program: str, device: torch.device, dtype: torch.dtype, **attrs: Any) -> Kernel:
+def kernel(
+    program: str, device: torch.device, dtype: torch.dtype, point: Mapping[str, Any] | None = None, **attrs: Any
+) -> Kernel:
     """The process's kernel of a Program."""
-    key = program, _target(device), str(dtype).removeprefix("torch."), tuple(sorted(attrs.items()))
+    key = program, _target(device), str(dtype).removeprefix("torch."), tuple(sorted(attrs.items())), tuple(sorted((point or {}).items()))
     with _COMPILING:
         if key not in _KERNELS:
             from treadle.api import compile  # the compiler is loaded when a kernel is first wanted
 
-            made = compile(program, key[1], dtype=key[2], attrs=attrs)
+            made = compile(program, key[1], dtype=key[2], attrs=attrs, point=point)
             assert isinstance(made, Kernel)
             _KERNELS[key] = made
         return _KERNELS[key]
