@@ -22,6 +22,8 @@ from treadle.schedules.scan.kernel import int64
 from treadle.schedules.scan.step import ends, step_of
 from treadle.schedules.scan.sweep.walk import Buffers, Room
 
+#: An output and what it is given.
+Given = tuple[Output, Expr]
 THREADS = 256
 WHOLE = "float64"
 
@@ -41,12 +43,22 @@ def place(cell: Cell, end: Read | Output) -> str:
     return f"{end.tensor.op.name}{[int(i) if isinstance(i, (int, tirx.IntImm)) else str(i) for i in index]}"
 
 
+def parted(cell: Cell) -> tuple[list[Given], list[Given]]:
+    """Outputs of each channel, and those that follow once all channels of a pixel are known."""
+    each, last = [], list(cell.after)
+    for output, value in cell.outputs:
+        (last if output.shared and not cell.inner(output) else each).append((output, value))
+    return each, last
+
+
 def refusals(scans: Sequence[Scan]) -> list[str]:
     reasons = []
     for cell in map(Cell, scans):
-        for output, value in cell.outputs:
-            if any(ex.depends(value, m.var) for m in (*cell.early, *cell.late)):
-                reasons.append(f"{output.tensor.op.name} needs scalars that are made 1 time for all channels, after them")
+        each, last = parted(cell)
+        early = [(o, e) for o, e in each if any(ex.depends(e, m.var) for m in (*cell.early, *cell.late))]
+        late = [(o, e) for o, e in last if ex.depends(e, cell.scan.carry)]
+        reasons += [f"{o.tensor.op.name} needs scalars that are made 1 time for all channels, after them" for o, _ in early]
+        reasons += [f"{o.tensor.op.name} needs the carry of 1 channel, after all of them" for o, _ in late]
     return reasons
 
 
@@ -61,7 +73,8 @@ class _Pixel:
 
     def __post_init__(self) -> None:
         self.held: dict[tirx.Var, Expr] = {}
-        self.inner = {place(self.cell, o): self._register() for o, _ in self.cell.outputs if self.cell.inner(o)}
+        self.each, self.last = parted(self.cell)
+        self.inner = {place(self.cell, o): self._register() for o, _ in self.each if self.cell.inner(o)}
 
     def _register(self, kind: str = CARRY) -> tirx.Var:
         return T.sblock_alloc_buffer((THREADS, 1), kind, scope="local")
@@ -96,7 +109,7 @@ class _Pixel:
         for made in (*self.cell.early, *self.cell.late):
             self.load(at, [made.expr])
             self._hold(made.var, self.value(made.expr, at))
-        for output, expr in self.cell.after:
+        for output, expr in self.last:
             self.load(at, [expr])
             index = output.index([at[a] for a in range(len(at))])
             T.buffer_store(self.buffers[output.tensor.op.name], self.value(expr, at).astype(output.tensor.dtype), list(index))
@@ -149,7 +162,7 @@ def _channel(here: Sequence[_Pixel], at: dict[int, Expr], buffers: Buffers) -> N
     """One channel of a pixel: what the scans write to one place is added up in their order."""
     writers: dict[str, list[tuple[_Pixel, Output, Expr]]] = {}
     for one in here:
-        for output, value in one.cell.outputs:
+        for output, value in one.each:
             if not of_plane(one.cell, output):
                 writers.setdefault(place(one.cell, output), []).append((one, output, value))
     for parts in writers.values():

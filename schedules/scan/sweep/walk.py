@@ -306,6 +306,8 @@ def in_plane(scan: Scan, end: Read | Output) -> bool:
     at = [tirx.Var(name, "int64") for name in scan.space]
     *others, row, column = end.index(at) if len(end.tensor.shape) > 1 else (int64(0), int64(0))
     first, last = sorted((scan.axis, scan.line))
-    if not (at[first].same_as(row) and at[last].same_as(column)):
-        return False
+    for axis, index in ((first, row), (last, column)):
+        alone = constant(scan.sizes[axis]) == 1 and ex.is_const(index, 0)  # an axis of one place, whose index is known
+        if not (at[axis].same_as(index) or alone):
+            return False
     return not any(ex.depends(e, at[a]) for e in others for a in (first, last))
