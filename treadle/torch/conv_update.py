@@ -48,7 +48,8 @@ def causal_conv1d_update(
     offset = x.new_zeros(x.shape[1], dtype=torch.float32) if bias is None else bias.float()
     kind = "none" if activation is None else "silu"
     taps = weight.float().t().contiguous()
-    y = turned(_update(turned(rows).contiguous(), turned(conv_state), taps, offset, cache_seqlens, table, layout, kind))
+    run = _run if slots.straight(x, conv_state, weight, bias) else _update
+    y = turned(run(turned(rows).contiguous(), turned(conv_state), taps, offset, cache_seqlens, table, layout, kind))
     return y[..., 0] if x.dim() == 2 else y
 
 
@@ -93,8 +94,7 @@ def _validate(table: Tensor | None, count: int, position: Tensor | None) -> None
         raise ArgumentError(f"{_OP}: cache_seqlens", given=int(position.min()), expected="0 or more")
 
 
-@torch.library.custom_op("treadle::causal_conv1d_update", mutates_args=("state",))
-def _update(
+def _run(
     x: Tensor, state: Tensor, weight: Tensor, bias: Tensor, position: Tensor | None, table: Tensor | None, layout: str,
     activation: str,
 ) -> Tensor:  # fmt: skip
@@ -105,10 +105,15 @@ def _update(
     made = kernel("scan.causal_conv1d_update", x.device, x.dtype, ring=position is not None, slots=table is not None, **attrs)
     operands = [t for t in (weight, bias, position, table) if t is not None]
     try:
-        return made(x, state, *(t.contiguous() for t in operands))
+        y = made(x, state, *(t.contiguous() for t in operands))
+        torch.autograd.graph.increment_version(state)
+        return y
     except ArgumentError:
         _validate(table, len(state), position)  # says which value it was
         raise
+
+
+_update = torch.library.custom_op("treadle::causal_conv1d_update", _run, mutates_args=("state",))
 
 
 @_update.register_fake

@@ -36,6 +36,15 @@ def updated(op: str, name: str, state: Tensor) -> None:
         )
 
 
+def straight(*given: Tensor | None) -> bool:
+    """Whether a call may go to the kernel past torch's dispatcher, which takes longer than a small step: nobody traces it,
+    and no gradient is asked, of which the dispatcher says that there is none."""
+    tensors = [t for t in given if t is not None]
+    if torch.compiler.is_compiling() or not all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors):
+        return False
+    return not any(t.requires_grad for t in tensors)
+
+
 def validate(op: str, name: str, slots: Tensor | None, count: int) -> None:
     """The values of a table; reads them, and so waits for the device."""
     if slots is None:

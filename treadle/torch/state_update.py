@@ -75,12 +75,14 @@ def selective_state_update(
     rate = (A[..., 0, 0] if tied else A).float().reshape(*split, *(() if tied else (p, n)))
     channels = (batch, steps, *split, p)
     seed, offset = (None, None) if rounding is None else rounding
-    y, states = _update(
+    operands = (
         state.view(len(state), *split, p, n), x.reshape(channels), by_head(dt), rate,
         B.reshape(batch, steps, groups, n), C.reshape(batch, steps, groups, n), by_head(D),
         None if z is None else z.reshape(channels), by_head(dt_bias), table, seed, offset, bool(dt_softplus),
         float(dt_limit[0]), float(dt_limit[1]), return_states,
     )  # fmt: skip
+    run = _run if slots.straight(state, x, dt, A, B, C, D, z, dt_bias) else _update
+    y, states = run(*operands)
     y = y.view(x.shape)
     return (y, states.view(batch, *((steps,) if tokens else ()), *state.shape[1:])) if return_states else y
 
@@ -144,8 +146,7 @@ def _validate(table: Tensor | None, count: int, A: Tensor) -> None:
         raise ArgumentError(f"{_OP}: A", given=float(A.max()), expected="0 or less everywhere: what decays")
 
 
-@torch.library.custom_op("treadle::selective_state_update", mutates_args=("state",))
-def _update(
+def _run(
     state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, dt_bias: Tensor,
     table: Tensor | None, seed: Tensor | None, offset: Tensor | None, softplus: bool, dt_min: float, dt_max: float,
     history: bool,
@@ -163,10 +164,14 @@ def _update(
     operands = [t for t in (x, dt, A, B, C, D, z, dt_bias, table, seed, offset) if t is not None]
     try:
         found = made(state, *(t.contiguous() for t in operands))
+        torch.autograd.graph.increment_version(state)
     except ArgumentError:
         _validate(table, len(state), A)  # says which value it was
         raise
     return found if history else (found, state.new_empty(kept))
+
+
+_update = torch.library.custom_op("treadle::selective_state_update", _run, mutates_args=("state",))
 
 
 @_update.register_fake
