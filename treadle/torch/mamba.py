@@ -66,7 +66,9 @@ def mamba_chunk_scan_combined(
         initial = initial.new_zeros(count, heads, p, n).index_copy(0, firsts[:-1].to(x.device), initial)
 
     def wide(t: Tensor | None, *shape: int) -> Tensor:
-        return (x.new_zeros(1, dtype=torch.float32) if t is None else t.float()).expand(shape).reshape(g, -1, *shape[1:])
+        return (
+            (x.new_zeros(1, dtype=torch.float32) if t is None else t.float()).expand(shape).reshape(g, heads // g, *shape[1:])
+        )
 
     def by_token(t: Tensor, *shape: int) -> Tensor:
         return t.reshape(batch * length, g, *shape)
@@ -74,8 +76,8 @@ def mamba_chunk_scan_combined(
     skip = None if D is None else wide(D if D.dim() == 2 else D[:, None], heads, p)
     tables = [t.to(x.device) for t in _tables(starts, chunk_size)]
     y, final = _scan(
-        by_token(x, -1, p), by_token(dt.float(), heads // g), wide(A, heads), by_token(B, n), by_token(C, n), skip,
-        None if z is None else by_token(z, -1, p), wide(dt_bias, heads), initial.reshape(count, g, -1, p, n), *tables,
+        by_token(x, heads // g, p), by_token(dt.float(), heads // g), wide(A, heads), by_token(B, n), by_token(C, n), skip,
+        None if z is None else by_token(z, heads // g, p), wide(dt_bias, heads), initial.reshape(count, g, heads // g, p, n), *tables,
         chunk_size, dt_softplus, float(dt_limit[0]), float(dt_limit[1]),
     )  # fmt: skip
     y, final = y.reshape(x.shape), final.reshape(count, heads, p, n)
