@@ -1,4 +1,8 @@
-"""scan.gspn2d_adjoint: states of both walks to scratch memory, then every gradient pixel by pixel."""
+"""scan.gspn2d_adjoint: states of both walks to scratch memory, then every gradient pixel by pixel.
+
+The walks of four directions side by side, forward and backward, as in scan.gspn2d; no sums but in registers, in a fixed order.
+About four times the byte floor in bf16, for the scratch. docs/kernels/gspn_sweep_cuda.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""scan.gspn_logits: a block per plane, a thread per position of the line."""
+"""scan.gspn_logits: a block per plane, a thread per position of the line, gates made a step before they are used.
+
+What `scan.gspn` and `scan.gspn_gates` move apart, 12 tensors where G = C, is 6 here. t2b and b2t touch consecutive memory;
+l2r and r2l load and store down columns, a sector an element: their tiles are not built. docs/kernels/gspn_sweep_cuda.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""scan.gspn_logits_adjoint: states of both walks to scratch memory, then every gradient pixel by pixel."""
+"""scan.gspn_logits_adjoint: states of both walks to scratch memory, then every gradient pixel by pixel.
+
+No gradient of a gate is written: channels that share one are added up by the thread of their pixel, which takes the sum through
+the normalisation. docs/kernels/gspn_sweep_cuda.md.
+"""
 
 from __future__ import annotations
 
