@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
+import tvm_ffi
+from tvm import tirx
 
 import treadle
 import treadle.torch as tt
+from treadle.batch import compile_many
 from treadle.check import sweep
+from treadle.codegen.lower import lower
 from treadle.errors import ArgumentError
+from treadle.ir import build
+from treadle.ir import dims as dm
+from treadle.ir.ops.scan import ssm
 from treadle.ir.oracles.check import compare
 from treadle.ir.oracles.scan.selective_state_update import bits_of, oracle, stochastic
+from treadle.schedules.state_family import Step
+from treadle.schedules.target import Target
 
 PROGRAM = "scan.selective_state_update"
 
@@ -61,7 +72,7 @@ def one_by_one(given, tokens, **more):
 
 
 def test_random_cases_equal_the_oracle():
-    (found,) = sweep([PROGRAM], "cpu", cases=36)
+    (found,) = sweep([PROGRAM], "cpu", cases=12)
     assert not found.mismatches
 
 
@@ -232,3 +243,47 @@ def test_the_oracle_takes_tokens_one_by_one():
     found = oracle(attrs | {"history": False}, torch.float64, **shaped)
     assert torch.allclose(found["y"].view(b, h, p), y, rtol=1e-12, atol=0)
     assert torch.allclose(found["state"].view(b, h, p, -1), state, rtol=1e-12, atol=0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["cpu", "emulate:sm_90a"])
+@pytest.mark.parametrize("planted", ["decay", "source", "slot", "group"])
+def test_planted_mistakes_are_found(monkeypatch, planted, target):
+    if planted == "decay":
+        monkeypatch.setattr(ssm, "decay", lambda delta, a: tirx.exp(delta * a * tirx.const(0.99, "float32")))
+    elif planted == "source":
+        monkeypatch.setattr(ssm, "source", lambda delta, x, b: x * b)
+    elif planted == "slot":  # the next sequence's
+        monkeypatch.setattr(Step, "slot", lambda self, i, buffers: tirx.truncmod(i + 1, self.slots))
+    else:
+        monkeypatch.setattr(
+            Step, "term", lambda self, at, m, load, term=Step.term: term(self, (*at[:2], at[2] * 0, *at[3:]), m, load)
+        )
+    (found,) = sweep([PROGRAM], target, cases=8)
+    assert found.mismatches
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["emulate:sm_90a", "ptx:sm_90a"])
+def test_on_a_gpu_a_slot_out_of_range_is_skipped_and_never_written(target):
+    goal = Target.parse(target)
+    program = build(PROGRAM, attrs={"slots": True, "history": True}, dims={"P": 8, "N": 16})
+    kernel = lower(program, goal)
+    r = torch.Generator().manual_seed(0)
+    sizes = {"S": 4, "T": 2, "G": 1, "R": 2, "P": 8, "N": 16, "K": 3}
+    given = {
+        t.op.name: torch.randn([dm.evaluate(s, sizes) for s in t.shape], generator=r).to(getattr(torch, str(t.dtype)))
+        for t in program.args
+    }
+    given["A"], given["slots"] = -given["A"].exp(), torch.tensor([7, 1, -2, 2**31 - 1]).int()
+    before = given["state"].clone()
+    results = [
+        torch.full([dm.evaluate(s, sizes) for s in t.shape], torch.nan, dtype=getattr(torch, str(t.dtype)))
+        for t in program.results
+    ]
+    with ExitStack() as keep:
+        function = compile_many([kernel], goal, keep, lambda _: None)[id(kernel)]
+        function(*(tvm_ffi.from_dlpack(t) for t in (*given.values(), *results)))
+    y, states = results
+    assert torch.equal(given["state"][[0, 2]], before[[0, 2]]) and not torch.equal(given["state"][1], before[1])
+    assert not y[[0, 2, 3]].any() and not states[[0, 2, 3]].any() and torch.equal(states[1, -1], given["state"][1])
