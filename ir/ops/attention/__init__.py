@@ -1,0 +1,1 @@
+"""Attention over tokens, and the softmax it is made of."""
