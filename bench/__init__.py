@@ -22,7 +22,7 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
     from treadle.bench import model, plan_overhead
     from treadle.bench.gemm import linear
     from treadle.bench.ptx import speed
-    from treadle.bench.scan import causal_conv1d_update, gspn, gspn_ladder, selective_state_update
+    from treadle.bench.scan import causal_conv1d_update, gspn, gspn2d, gspn_adjoint, gspn_ladder, selective_state_update
     from treadle.models import SYSTEMS, configurations
     from treadle.schedules.target import Target
 
@@ -40,7 +40,11 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
     }
     models: dict[str, Measure] = {f"{s}:{c}": partial(model.measure, s, c) for s in SYSTEMS for c in configurations(s)}
     first = {s: models[f"{s}:{next(iter(configurations(s)))}"] for s in SYSTEMS}
-    asked: dict[str, Measure] = {"ptx": speed.measure}  # needs nvcc, and measures no kernel but the machine
+    asked: dict[str, Measure] = {
+        "ptx": speed.measure,  # needs nvcc, and measures no kernel but the machine
+        "scan.gspn_adjoint": gspn_adjoint.measure,  # minutes and gigabytes
+        "scan.gspn2d": gspn2d.measure,
+    }
     found = []
     every = {**known, **first, **models, **asked}
     for name in names or [*known, *first]:
