@@ -36,7 +36,8 @@ class _Encoder:
         image = g.input("image", (self.n, 3, height, width), dtype)
         x = self.patches(image)
         for i in range(config.depth):
-            x = self.propagate(f"blocks.{i}.", x)
+            mix = self.attend if config.attends(i) else self.propagate
+            x = mix(f"blocks.{i}.", x)
             x = self.mlp(f"blocks.{i}.", x)
         features = g.call("features", "image.to_planes", self.norm("norm", x))
         g.output("features", g.view(features, (self.n, config.channels, self.h, self.w)))
@@ -87,6 +88,15 @@ class _Encoder:
         merge = g.weight(f"{block}merge", (len(DIRECTIONS),), self.dtype, Init("constant", 1 / len(DIRECTIONS)))
         y = g.call(f"{block}merge", "scan.gspn_merge", *scans, *outs, merge, *skips, attrs={"skip": self.config.skip})
         return self.linear(f"{block}up", y, c, residual=x, x_layout="planes")
+
+    def attend(self, block: str, x: Value) -> Value:
+        """x + proj(attention(q, k, v of norm(x))): heads are parts of a token's features, and no bytes move to part them."""
+        g, c, heads = self.graph, self.config.channels, self.config.heads
+        z = self.norm(f"{block}norm1", x)
+        parted = (self.n, self.p, heads, c // heads)
+        q, k, v = (g.view(self.linear(f"{block}{name}", z, c), parted) for name in "qkv")
+        y = g.call(f"{block}attention", "attention.attention", q, k, v, attrs={"dim": c // heads})
+        return self.linear(f"{block}proj", g.view(y, (self.n, self.p, c)), c, residual=x)
 
     def mlp(self, block: str, x: Value) -> Value:
         """x + fc2(gelu(fc1(norm(x))))."""

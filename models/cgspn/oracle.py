@@ -45,12 +45,8 @@ def encode(
     def conv1x1(name: str, x: torch.Tensor) -> torch.Tensor:
         return stored(F.conv2d(x, w[f"{name}.weight"][:, :, None, None], w[f"{name}.bias"]))
 
-    x = stored(F.conv2d(image.to(dtype), w["patch_embed.weight"], w["patch_embed.bias"], stride=config.patch))
-    x = x.permute(0, 2, 3, 1)
-    norms = [x.norm()]
-    for i in range(config.depth):
-        block = f"blocks.{i}."
-        z = stored(linear(f"{block}down", norm(f"{block}norm1", x))).permute(0, 3, 1, 2)
+    def propagated(block: str, tokens: torch.Tensor) -> torch.Tensor:
+        z = stored(linear(f"{block}down", tokens)).permute(0, 3, 1, 2)
         y = torch.zeros_like(z)
         for k, d in enumerate(DIRECTIONS):
             logits = conv1x1(f"{block}gates.{d}", z).unflatten(1, (3, -1))
@@ -59,7 +55,25 @@ def encode(
             if config.skip:
                 term = term + conv1x1(f"{block}d.{d}", z) * z
             y = y + w[f"{block}merge"][k] * term
-        x = stored(x + linear(f"{block}up", stored(y).permute(0, 2, 3, 1)))
+        return stored(y).permute(0, 2, 3, 1)
+
+    def attended(block: str, tokens: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            stored(linear(f"{block}{name}", tokens)).flatten(1, 2).unflatten(-1, (config.heads, -1)).transpose(1, 2)
+            for name in "qkv"
+        )
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return stored((scores.softmax(-1) @ v).transpose(1, 2)).reshape(tokens.shape)
+
+    x = stored(F.conv2d(image.to(dtype), w["patch_embed.weight"], w["patch_embed.bias"], stride=config.patch))
+    x = x.permute(0, 2, 3, 1)
+    norms = [x.norm()]
+    for i in range(config.depth):
+        block = f"blocks.{i}."
+        if config.attends(i):
+            x = stored(x + linear(f"{block}proj", attended(block, norm(f"{block}norm1", x))))
+        else:
+            x = stored(x + linear(f"{block}up", propagated(block, norm(f"{block}norm1", x))))
         hidden = stored(F.gelu(linear(f"{block}fc1", norm(f"{block}norm2", x)), approximate="tanh"))
         x = stored(x + linear(f"{block}fc2", hidden))
         norms.append(x.norm())

@@ -20,7 +20,6 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.ir import Program
-from treadle.ir.dims import constant
 from treadle.ir.expr import Expr
 from treadle.schedules.attention.online import Attention
 from treadle.schedules.cpu import vecmath

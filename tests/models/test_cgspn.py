@@ -15,6 +15,9 @@ from treadle.models.cgspn.config import CONFIGS, Config
 SIZES = [(1, 56, 56), (2, 28, 98), (1, 126, 14)]
 
 
+HYBRID = {"heads": 6, "attention_every": 4}
+
+
 def session(tmp_path_factory, dtype, **options):
     out = tmp_path_factory.mktemp("cgspn") / "tiny.treadle"
     return treadle.Session(treadle.compile(models.build("cgspn", "tiny", dtype, **options), seed=1, out=out))
@@ -42,7 +45,7 @@ def ratios(s, x, config, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("options", [{}, {"shared_gates": True, "skip": True}], ids=["default", "shared+skip"])
+@pytest.mark.parametrize("options", [{}, {"shared_gates": True, "skip": True}, HYBRID], ids=["default", "shared+skip", "hybrid"])
 def test_encoder_equals_its_oracle(tmp_path_factory, dtype, options):
     s = session(tmp_path_factory, dtype, **options)
     config = Config(**{**CONFIGS["tiny"].__dict__, **options})
@@ -102,7 +105,13 @@ def test_configurations():
     for name, depth in (("tiny", 4), ("base", 12), ("so400m", 27)):
         graph = models.build("cgspn", name, "bfloat16")
         assert sum(n.program.name == "scan.gspn" for n in graph.nodes) == 4 * depth
+        assert not any(n.program.name == "attention.attention" for n in graph.nodes)
         assert len({n.program.symbol for n in graph.nodes}) < 25, "one kernel per program and shape class, not per layer"
+    hybrid = models.build("cgspn", "so400m-hybrid", "bfloat16")
+    attending = [n.name for n in hybrid.nodes if n.program.name == "attention.attention"]
+    assert attending == [f"blocks.{i}.attention" for i in (8, 17, 26)]
+    assert sum(n.program.name == "scan.gspn" for n in hybrid.nodes) == 4 * 24
+    assert {n: CONFIGS["tiny-hybrid"].__dict__[n] for n in HYBRID} == HYBRID
     for system, configuration in (("cgsnp", "tiny"), ("cgspn", "tinny")):
         with pytest.raises(UnknownNameError):
             models.build(system, configuration)
