@@ -16,6 +16,7 @@ longest part is a bound, not a forecast: where two parts are close, expect less.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -75,12 +76,9 @@ LANES = ("line", "shuffle", "together", "staged")
 
 LAYOUT = (
     Column(">rung", "number"),
-    Column("schedule", "schedule"),
-    Column("dtype", "dtype"),
-    Column("sizes", "sizes"),
+    *(Column(name, name) for name in ("schedule", "dtype", "sizes")),
     Column(">regs", "registers"),
-    Column(">shared", "shared"),
-    Column(">spills", "spills"),
+    *(Column(f">{name}", name) for name in ("shared", "spills")),
     Column(">warps/SM", "warps"),
     Column(">in flight", "in_flight", lambda b: f"{b / 1024:.0f} KiB"),
     Column("bound by", "bound_by"),
@@ -91,16 +89,8 @@ LAYOUT = (
 )
 
 
-@dataclass(frozen=True)
-class Made:
-    """A rung compiled for one size: what the assembler reports of its one kernel."""
-
-    threads: int
-    registers: int
-    shared: int
-    spills: int
-    blocks: int
-    warps: int
+#: A rung compiled for one size, as the assembler reports its one kernel.
+Made = namedtuple("Made", "threads registers shared spills blocks warps")
 
 
 def measure(target: str, progress: Callable[[str], None]) -> Report:
@@ -121,7 +111,7 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
         {"predicted_for": gpu.device, "peak_bytes_per_second": gpu.bandwidth * 1e9, "compiler": nvcc.find().label},
         [
             f"in flight: bytes of loads under way on a multiprocessor; {LATENCY * 1e9:.0f} ns at full rate need {need / 1024:.0f} KiB",
-            "regs, shared, spills, warps/SM: the compiler's report and what it allows; everything else is arithmetic",
+            "regs, shared, spills, warps/SM: the compiler's report; everything else is arithmetic",
         ],
     )
 
@@ -151,7 +141,7 @@ def _rung(rung: Rung, goal: Target, gpu: Gpu) -> list[dict[str, Any]]:
         told = predict(rung, lowered.point, sizes, dtype, cost, facts, gpu)
         rows.append(
             {"number": rung.number, "schedule": rung.schedule, "direction": rung.direction, "dtype": dtype, "sizes": name,
-             "point": asdict(lowered.point), "bytes": cost, **asdict(facts), **told}
+             "point": asdict(lowered.point), "bytes": cost, **facts._asdict(), **told}
         )  # fmt: skip
     return rows
 
@@ -170,9 +160,7 @@ def meant(rung: Rung, sizes: Mapping[str, int], point: Any) -> bool:
     return rung.schedule != "tile" or not long
 
 
-def predict(
-    rung: Rung, point: Any, sizes: Mapping[str, int], dtype: str, cost: int, made: Made, gpu: Gpu
-) -> dict[str, Any]:
+def predict(rung: Rung, point: Any, sizes: Mapping[str, int], dtype: str, cost: int, made: Made, gpu: Gpu) -> dict[str, Any]:
     """Seconds of a call, what they are made of, and the rates that follow."""
     item = 4 if dtype == "float32" else 2
     lines, width, steps = sizes["N"] * sizes["C"], sizes["W"], sizes["H"]

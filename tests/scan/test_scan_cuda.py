@@ -20,7 +20,7 @@ from treadle.ir import dims as dm
 from treadle.ir.oracles.check import compare
 from treadle.ir.oracles.scan import gspn, gspn_adjoint
 from treadle.schedules import serial
-from treadle.schedules.scan import registers, step, strided, tiles
+from treadle.schedules.scan import member, registers, step, strided, tiles
 from treadle.schedules.target import Target
 
 ORACLES = {"scan.gspn": gspn.oracle, "scan.gspn_adjoint": gspn_adjoint.oracle}
@@ -187,7 +187,7 @@ def drop_borders(monkeypatch):
 
 def leak_chunks(monkeypatch):
     always = tvm.tirx.const(True, "bool")
-    for module in (registers, tiles, strided):
+    for module in (member, tiles, strided):
         monkeypatch.setattr(module, "step_of", lambda scan, s: step.Step(always, always))
 
 
