@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from treadle.errors import TreadleError
 from treadle.ir import Program
-from treadle.schedules.cpu import attention, contraction, conv, conv_update, row_blocks, rows, scan_line, scan_tile, selective, ssd, ssd_adjoint, state_update, sweep, transpose
+from treadle.schedules.cpu import (
+    attention,
+    contraction,
+    conv,
+    conv_update,
+    row_blocks,
+    rows,
+    scan_line,
+    scan_tile,
+    selective,
+    ssd,
+    ssd_adjoint,
+    state_update,
+    sweep,
+    transpose,
+)
 from treadle.schedules.space import Schedule, Space
 from treadle.schedules.target import Target
 

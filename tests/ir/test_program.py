@@ -21,8 +21,8 @@ def test_every_definition_builds_in_every_dtype_and_says_what_it_is():
 def test_definitions_live_where_their_names_say():
     for definition in definitions().values():
         family, op = definition.name.split(".")
-        home = definition.build.__module__
-        assert home == f"treadle.ir.ops.{family}.{op.removesuffix('_adjoint')}", definition.name
+        homes = {f"treadle.ir.ops.{family}.{file}" for file in (op, op.removesuffix("_adjoint"))}
+        assert definition.build.__module__ in homes, definition.name
 
 
 def test_binding_turns_symbols_into_numbers():
