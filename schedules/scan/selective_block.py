@@ -11,7 +11,6 @@ from treadle.ir.expr import Expr
 from treadle.schedules import cuda_moves as moves
 from treadle.schedules import exp2
 from treadle.schedules.selective_family import Family
-from treadle.schedules.target import Target
 
 WARP = 32
 #: Of the polynomial that stands in for `ex2.approx`: no less exact than that.
@@ -26,10 +25,9 @@ class Block:
     """
 
     def __init__(
-        self, family: Family, buffers: dict[str, tirx.Var], target: Target, threads: int, tile: int, moved: int, block: Expr
+        self, family: Family, buffers: dict[str, tirx.Var], threads: int, tile: int, moved: int, block: Expr
     ) -> None:
         self.family, self.buffers, self.threads, self.tile, self.moved = family, buffers, threads, tile, moved
-        self.serial = target.kind == "emulate"
         self.n = family.states
         _, groups, channels, self.steps = family.sizes
         parts = tirx.ceildiv(channels, moves.i64(family.part))
@@ -95,11 +93,7 @@ class Block:
         t = self.family.bound(self.family.scan, self.family.rate, at) * rate
         if number % 8 < self.moved:
             return exp2.power(t, DEGREE)
-        if self.serial:
-            return tirx.exp2(t)
-        made = moves.Registers.private(1, "float32")
-        T.ptx.ex2.approx.ftz.f32(made[0], t)
-        return made[0]
+        return tirx.exp2(t)
 
     def advance(self, at: dict[str, Expr], past: Expr) -> Expr:
         return self.family.bound(self.family.scan, self.family.scan.source, at) + at["decay"] * past

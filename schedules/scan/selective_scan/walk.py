@@ -72,7 +72,7 @@ def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
         count = s * g * tirx.ceildiv(r, moves.i64(family.part))
         with moves.blocks(count) as block:
             threads = WARP * _warps(program, point)
-            _Forward(Block(family, buffers, target, threads, point.tile, point.moved, block), point.states).emit()
+            _Forward(Block(family, buffers, threads, point.tile, point.moved, block), point.states).emit()
     return function.primfunc
 
 

@@ -2,6 +2,7 @@
 
 line <= threads     a thread per position, what a step needs loaded a step or more ahead
 beyond              the same threads striding over the line, each step loaded when it is walked: right, not fast
+thousands           the same, a kernel for each scan, where their carry lines do not fit shared memory together
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def walk_refusals(program: Program, scans: tuple[Scan, ...], target: Target, poi
     if threads > MOST_THREADS:
         return [f"{side_by_side} scans side by side of {point.threads} threads are {threads}, over the {MOST_THREADS} of a block"]
     reasons += registers_fit(target, registers(scans, point), threads)
-    room = constant(plane.fits(scans, limit(target)))
-    if room is not None and not room:
+    room = [constant(plane.fits(part, limit(target))) for part in apart(scans)]
+    if any(r is not None and not r for r in room):
         reasons.append(f"carry lines and one row of sums exceed the {limit(target)} bytes of shared memory of a block")
     return reasons
 
@@ -103,25 +104,36 @@ def schedule(program: Program, target: Target, point: Point) -> tirx.PrimFunc:
     return function.primfunc
 
 
+def apart(scans: tuple[Scan, ...]) -> list[tuple[Scan, ...]]:
+    """The parts that may be kernels of their own: single scans, unless they add up what they write."""
+    return [scans] if plane.summed(scans) else [(s,) for s in scans]
+
+
 def walks(program: Program, scans: tuple[Scan, ...], buffers: Buffers, target: Target, point: Point) -> None:
-    """The kernels that walk some scans of a Program."""
-    most = limit(target)
-    _room(program, scans, most)
+    """The kernels that walk some scans of a Program: all at once, or one after another where lines are too long for that."""
+    most, parts = limit(target), apart(scans)
+    for part in parts:
+        _assert(program, plane.fits(part, most), most)
     longest: Expr = int64(0)
     for scan in scans:
         longest = tirx.max(longest, scan.width)
     short, long = Shape(point.threads, point.ahead), Shape(point.threads, 0)
-    k.choose(
-        program,
-        [
-            (longest <= point.threads, lambda: plane.emit(scans, buffers, short, most)),
-            (longest > point.threads, lambda: plane.emit(scans, buffers, long, most)),
-        ],
-    )
 
+    def strided(parts: list[tuple[Scan, ...]]) -> None:
+        for part in parts:
+            plane.emit(part, buffers, long, most)
 
-def _room(program: Program, scans: tuple[Scan, ...], most: int) -> None:
     room = plane.fits(scans, most)
+    cases = [(longest <= point.threads, lambda: plane.emit(scans, buffers, short, most))]
+    if len(parts) == 1:
+        cases.append((longest > point.threads, lambda: strided(parts)))
+    else:
+        cases.append((tirx.all(longest > point.threads, room), lambda: strided([scans])))
+        cases.append((tirx.all(longest > point.threads, tirx.Not(room)), lambda: strided(parts)))
+    k.choose(program, cases)
+
+
+def _assert(program: Program, room: Expr, most: int) -> None:
     if k.decided(program, room) is not True:
         with T.Assert(room, f"the lines of a plane exceed the {most} bytes of shared memory of a block", "ValueError"):
             pass
