@@ -1,8 +1,6 @@
-"""The caller's arrays, as the kernels see them, without copying.
+"""The caller's arrays, as the kernels see them, without copying: numpy (with ml_dtypes), torch and all that speaks DLPack.
 
-numpy (with ml_dtypes), torch and anything else that speaks DLPack become
-tvm_ffi tensors.  torch is never imported: it is only met through tensors the
-caller already holds.
+torch is never imported: it is only met through tensors that the caller already holds.
 """
 
 from __future__ import annotations

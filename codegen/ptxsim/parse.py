@@ -14,10 +14,9 @@ NEWEST = (9, 0)
 TARGETS = ("sm_80", "sm_86", "sm_87", "sm_88", "sm_89", "sm_90", "sm_90a")
 _LINKAGE = (".visible", ".extern", ".weak")
 #: Directives of a function that change no result, with how many numbers each takes.
-_HINTS = {
-    ".maxnreg": 1, ".minnctapersm": 1, ".maxnctapersm": 1, ".maxclusterrank": 1, ".abi_preserve": 1,
-    ".abi_preserve_control": 1, ".noreturn": 0, ".explicitcluster": 0,
-}  # fmt: skip
+_HINTS = dict.fromkeys(
+    (".maxnreg", ".minnctapersm", ".maxnctapersm", ".maxclusterrank", ".abi_preserve", ".abi_preserve_control"), 1
+) | {".noreturn": 0, ".explicitcluster": 0}
 _SHAPES = {".maxntid": "max_threads", ".reqntid": "required_threads", ".reqnctapercluster": "cluster"}
 
 

@@ -7,10 +7,9 @@ Per step, in every thread of a block:
     -- barrier --                                        the only one of a step: odd and even steps have their own arrays
     compute, store
 
-What travels to the neighbours follows from the Scan. Where a weight is read at its destination (the forward scan) the carry
-itself travels. Where it is read at its source (an adjoint) the product travels: it is the same product, taken where the
-weight already lies in a register, so that no tensor is read twice or out of line. A tensor read beside the step
-(the forward output in an adjoint) travels in the same way.
+What travels to the neighbours follows from the Scan. Where a weight is read at its destination (the forward scan) it is the
+carry; where it is read at its source (an adjoint) it is the product, taken where the weight already lies in a register, so
+that no tensor is read twice or out of line. A tensor read beside the step (the forward output in an adjoint) travels too.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ Two scans that walk one axis from both ends share a plane of sums. They meet whe
 where the number of steps is odd the second starts one step later. Scans along the other axis have a plane of their own,
 so that every sum is (a + b) + (c + d), the same in every run.
 
-A plane too large for shared memory is cut into bands of rows: each band has a block that walks everything and keeps its own
-part of the sums. That repeats the walk once a band: right at any size, and slow at large ones.
+A plane too large for shared memory is cut into bands of rows, each with a block that walks everything: right, and slow.
 """
 
 from __future__ import annotations
