@@ -35,7 +35,7 @@ class Node:
     def fields(self, *names: str, maybe: str | None = None) -> list[Node]:
         """The values of an object that has exactly these keys, in this order; `maybe`, where it is there, comes last."""
         given = self._typed(dict)
-        names = (*names, *([maybe] if maybe in given else []))
+        names = (*names, maybe) if maybe is not None and maybe in given else names
         for missing in (name for name in names if name not in given):
             self.refuse(f"lacks the key {missing!r}", given=sorted(given), expected=list(names))
         for extra in (key for key in given if key not in names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -101,7 +103,7 @@ def _run(
     """In the Program's terms: x and state as `layout` says, weight [width,D]."""
     if not x.numel():
         return torch.empty_like(x)
-    attrs = {"layout": layout, "width": weight.shape[0], "activation": activation}
+    attrs: dict[str, Any] = {"layout": layout, "width": weight.shape[0], "activation": activation}
     made = kernel("scan.causal_conv1d_update", x.device, x.dtype, ring=position is not None, slots=table is not None, **attrs)
     operands = [t for t in (weight, bias, position, table) if t is not None]
     try:

@@ -105,11 +105,11 @@ def _check(
         checks.shape(_OP, "D", D, (h,) if D.dim() == 1 else (h, p), "H or H,P")
     if bias is not None:
         checks.shape(_OP, "dt_bias", bias, (h,), "H")
-    for name, t in {"dt": dt, "A": A, "D": D, "dt_bias": bias}.items():
-        if t is not None and t.dtype not in (x.dtype, torch.float32):
-            raise ArgumentError(f"{_OP}: dtype of {name}", given=str(t.dtype), expected=f"torch.float32 or {x.dtype}, as of x")
-        if t is not None and t.device != x.device:
-            raise DeviceError(f"{_OP}: device of {name}", given=str(t.device), expected=f"{x.device}, as of x")
+    for name, own in {"dt": dt, "A": A, "D": D, "dt_bias": bias}.items():
+        if own is not None and own.dtype not in (x.dtype, torch.float32):
+            raise ArgumentError(f"{_OP}: dtype of {name}", given=str(own.dtype), expected=f"torch.float32 or {x.dtype}, as of x")
+        if own is not None and own.device != x.device:
+            raise DeviceError(f"{_OP}: device of {name}", given=str(own.device), expected=f"{x.device}, as of x")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk % 16 or not 16 <= chunk <= MOST_CHUNK:
         raise ArgumentError(f"{_OP}: chunk_size", given=repr(chunk), expected=f"a multiple of 16 from 16 to {MOST_CHUNK}")
     if not 0.0 <= limit[0] <= limit[1]:

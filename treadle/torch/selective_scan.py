@@ -78,9 +78,9 @@ def _check(
     _, n = checks.rank(_OP, "A", A, "DN")
     if not 1 <= n <= MOST_STATES:
         raise ArgumentError(f"{_OP}: N, the states of a channel", given=n, expected=f"1 to {MOST_STATES}")
-    for name, t in {"delta": delta, "z": z}.items():
-        if t is not None:
-            checks.shape(_OP, name, t, (b, d, length), "B,D,L")
+    for name, own in {"delta": delta, "z": z}.items():
+        if own is not None:
+            checks.shape(_OP, name, own, (b, d, length), "B,D,L")
     checks.shape(_OP, "A", A, (d, n), "D,N")
     g = 1 if B.dim() == 3 else checks.rank(_OP, "B", B, "BGNL")[1]
     if g < 1 or d % g:
@@ -88,18 +88,18 @@ def _check(
     for name, t in {"B": B, "C": C}.items():
         shape = (b, n, length) if B.dim() == 3 else (b, g, n, length)
         checks.shape(_OP, name, t, shape, "B,N,L" if B.dim() == 3 else "B,G,N,L")
-    for name, t in {"D": D, "delta_bias": bias}.items():
-        if t is not None:
-            checks.shape(_OP, name, t, (d,), "D")
+    for name, own in {"D": D, "delta_bias": bias}.items():
+        if own is not None:
+            checks.shape(_OP, name, own, (d,), "D")
     if initial is not None:
         checks.shape(_OP, "initial_state", initial, (b, d, n), "B,D,N")
-    for name, t in {"A": A, "D": D, "delta_bias": bias, "initial_state": initial}.items():
-        if t is None:
+    for name, own in {"A": A, "D": D, "delta_bias": bias, "initial_state": initial}.items():
+        if own is None:
             continue
-        if t.dtype not in (u.dtype, torch.float32):
-            raise ArgumentError(f"{_OP}: dtype of {name}", given=str(t.dtype), expected=f"torch.float32 or {u.dtype}, as of u")
-        if t.device != u.device:
-            raise DeviceError(f"{_OP}: device of {name}", given=str(t.device), expected=f"{u.device}, as of u")
+        if own.dtype not in (u.dtype, torch.float32):
+            raise ArgumentError(f"{_OP}: dtype of {name}", given=str(own.dtype), expected=f"torch.float32 or {u.dtype}, as of u")
+        if own.device != u.device:
+            raise DeviceError(f"{_OP}: device of {name}", given=str(own.device), expected=f"{u.device}, as of u")
 
 
 def _attrs(A: Tensor, z: Tensor | None, softplus: bool) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _check(
     _check_rounding(state, rounding)
     own, n = tuple(state.shape[1:-1]), state.shape[-1]
     lead = tuple(x.shape[: 1 + tokens])
-    groups = (B.shape[-2],) if heads and B.dim() > 1 else ()
+    groups: tuple[int, ...] = (B.shape[-2],) if heads and B.dim() > 1 else ()
     letters = "slots,H,P,N" if heads else "slots,P,N"
     for name, t, shape in (
         ("x", x, (*lead, *own)), ("dt", dt, (*lead, *own)), ("z", z, (*lead, *own)), ("A", A, (*own, n)), ("D", D, own),
