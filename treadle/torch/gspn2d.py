@@ -92,7 +92,7 @@ def _backward(
 
 @_gspn2d.register_fake
 def _(
-    x: Tensor, lam: Tensor, logits: Tensor, u: Tensor, d: Tensor | None, merge: Tensor | None, chunk: int, checkpoint: int
+    x: Tensor, lam: Tensor, logits: Tensor, u: Tensor, d: Tensor | None, merge: Tensor | None, chunk: int, checkpoint: int = 0
 ) -> Tensor:  # fmt: skip
     _check(x, lam, logits, u, d, merge, chunk, checkpoint)
     return x.new_empty(x.shape)
