@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import te, tirx
 from tvm.tirx.script import builder as T
@@ -17,6 +19,34 @@ WARP = 32
 DEGREE = 5
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Shared memory of a shape, last dimension padded to an odd pitch: rows and columns are read without bank conflicts.
+
+    One dimension to TVM, which would cut a padded one down to what is accessed.
+    """
+
+    shape: tuple[int, ...]
+    buffer: tirx.Var
+
+    @staticmethod
+    def of(*shape: int) -> Tile:
+        padded = (*shape[:-1], shape[-1] | 1)
+        return Tile(padded, T.sblock_alloc_buffer((math.prod(padded),), "float32", scope="shared"))
+
+    def _index(self, at: Sequence[Expr | int]) -> Expr:
+        index, *rest = at
+        for i, size in zip(rest, self.shape[1:], strict=True):
+            index = index * size + i
+        return index
+
+    def __getitem__(self, at: Sequence[Expr | int]) -> Expr:
+        return self.buffer[self._index(at)]
+
+    def store(self, at: Sequence[Expr | int], value: Expr) -> None:
+        T.buffer_store(self.buffer, value, [self._index(at)])
+
+
 class Block:
     """The channels of a part. A thread is lane `c` of warp `k`: it walks channel `c` in the states that are the warp's.
 
@@ -24,9 +54,7 @@ class Block:
     all of them.
     """
 
-    def __init__(
-        self, family: Family, buffers: dict[str, tirx.Var], threads: int, tile: int, moved: int, block: Expr
-    ) -> None:
+    def __init__(self, family: Family, buffers: dict[str, tirx.Var], threads: int, tile: int, moved: int, block: Expr) -> None:
         self.family, self.buffers, self.threads, self.tile, self.moved = family, buffers, threads, tile, moved
         self.n = family.states
         _, groups, channels, self.steps = family.sizes
@@ -46,17 +74,19 @@ class Block:
         """A channel that exists, for lanes that have none."""
         return self.first + tirx.min(c.astype("int64"), self.count - 1)
 
-    def shared(self, name: str, *shape: int) -> tirx.Var:
-        return T.sblock_alloc_buffer(shape, "float32", scope="shared")
-
     # -- rows of a tile -----------------------------------------------------------------------------------------------------
     def elements(self, thread: Expr, body: Callable[[Expr, Expr], None]) -> None:
         """The (channel, step) of a tile that are a thread's, neighbouring threads along time as memory is."""
-        with T.serial(0, WARP * self.tile // self.threads) as j:
-            e = j * self.threads + thread
-            body(tirx.truncdiv(e, self.tile), tirx.truncmod(e, self.tile))
+        self.shared_out(thread, WARP * self.tile, body)
 
-    def stage(self, names: Sequence[str], into: dict[str, tirx.Var], t: Expr) -> None:
+    def shared_out(self, thread: Expr, count: int, body: Callable[[Expr, Expr], None]) -> None:
+        """`count` places of so many rows of a tile of steps, one thread after another."""
+        with T.serial(0, -(-count // self.threads)) as j:
+            e = j * self.threads + thread
+            with moves.when(e < count if count % self.threads else True):
+                body(tirx.truncdiv(e, self.tile), tirx.truncmod(e, self.tile))
+
+    def stage(self, names: Sequence[str], into: dict[str, Tile], t: Expr) -> None:
         """Rows to shared memory; 0 where there is no channel or no step, which then changes no state and no sum."""
         with moves.phase(self.threads) as thread:
 
@@ -65,7 +95,7 @@ class Block:
                 at = [self.s, self.g, self.first + c, t + l]
                 for name in names:
                     here = self.row(name, at)
-                    T.buffer_store(into[name], tirx.if_then_else(inside, here, moves.f32(0.0)), [l, c])
+                    into[name].store((l, c), tirx.if_then_else(inside, here, moves.f32(0.0)))
 
             self.elements(thread, put)
 

@@ -21,7 +21,7 @@ from treadle.ir import Program
 from treadle.ir.expr import Expr
 from treadle.schedules import cuda_moves as moves
 from treadle.schedules.emit import Function
-from treadle.schedules.scan.selective_block import WARP, Block
+from treadle.schedules.scan.selective_block import WARP, Block, Tile
 from treadle.schedules.selective_family import NAMES, Family
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
@@ -46,7 +46,7 @@ def _warps(program: Program, point: Knobs) -> int:
 
 def _shared(program: Program, point: Knobs) -> int:
     warps = _warps(program, point)
-    return 4 * point.tile * (2 * (WARP + 1) + 2 * warps * point.states + warps * (WARP + 1))
+    return 4 * point.tile * (2 * (WARP + 1) + 2 * (warps * point.states | 1) + warps * (WARP + 1))
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
@@ -82,9 +82,9 @@ class _Forward:
         self.warps = block.threads // WARP
         self.padded = self.warps * states
         tile = block.tile
-        self.rows = {name: block.shared(name, tile, WARP + 1) for name in ("step", "u")}
-        self.wide = {name: block.shared(name, tile, self.padded) for name in ("B", "C")}
-        self.partial = block.shared("partial", tile, self.warps, WARP + 1)
+        self.rows = {name: Tile.of(tile, WARP) for name in ("step", "u")}
+        self.wide = {name: Tile.of(tile, self.padded) for name in ("B", "C")}
+        self.partial = Tile.of(tile, self.warps, WARP)
         self.h, self.rates = (T.sblock_alloc_buffer((block.threads, states), "float32", scope="local") for _ in range(2))
 
     def emit(self) -> None:
@@ -115,13 +115,16 @@ class _Forward:
     def _stage_wide(self, t: Expr) -> None:
         """B and C of the tile, turned round; states that there are not add nothing."""
         block = self.block
-        with moves.phase(block.threads) as thread, T.serial(0, self.padded * block.tile // block.threads) as j:
-            e = j * block.threads + thread
-            n, l = tirx.truncdiv(e, block.tile).astype("int64"), tirx.truncmod(e, block.tile)
-            for name, wide in self.wide.items():
-                here = block.buffers[name][block.s, block.g, n, t + l].astype("float32")
-                inside = tirx.all(n < block.n, t + l < block.steps)
-                T.buffer_store(wide, tirx.if_then_else(inside, here, moves.f32(0.0)), [l, n])
+        with moves.phase(block.threads) as thread:
+
+            def put(n: Expr, l: Expr) -> None:
+                n = n.astype("int64")
+                for name, wide in self.wide.items():
+                    here = block.buffers[name][block.s, block.g, n, t + l].astype("float32")
+                    inside = tirx.all(n < block.n, t + l < block.steps)
+                    wide.store((l, n), tirx.if_then_else(inside, here, moves.f32(0.0)))
+
+            block.shared_out(thread, self.padded * block.tile, put)
 
     def _walk(self, t: Expr) -> None:
         block = self.block
@@ -138,7 +141,7 @@ class _Forward:
                         now = T.bind(block.advance(at, self.h[thread, i]))
                         T.buffer_store(self.h, now, [thread, i])
                         total = T.bind(total + block.total(at, now))
-                    T.buffer_store(self.partial, total, [l, k, c])
+                    self.partial.store((l, k, c), total)
 
     def _store(self, t: Expr) -> None:
         block = self.block

@@ -24,7 +24,7 @@ from treadle.ir import Program
 from treadle.ir.expr import Expr
 from treadle.schedules import cuda_moves as moves
 from treadle.schedules.emit import Function
-from treadle.schedules.scan.selective_block import WARP, Block
+from treadle.schedules.scan.selective_block import WARP, Block, Tile
 from treadle.schedules.selective_family import GRADIENTS, NAMES, SUMS, Family
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
@@ -73,8 +73,8 @@ class _Backward:
         assert block.family.part == WARP
         self.block, self.warps = block, warps
         family, self.buffers = block.family, block.buffers
-        self.rows = {name: block.shared(name, TILE, WARP + 1) for name in ("step", "u", "dtotal")}
-        self.products = [block.shared(f"products{i}", warps, TILE, WARP + 1) for i in range(2)]
+        self.rows = {name: Tile.of(TILE, WARP) for name in ("step", "u", "dtotal")}
+        self.products = [Tile.of(warps, TILE, WARP) for _ in range(2)]
         self.summed = ["dstep", "du_scan", *(["total"] if "dz" in family.stored else [])]
         self.sums = {n: T.sblock_alloc_buffer((block.threads, TILE), "float32", scope="local") for n in self.summed}
         self.own = {n: T.sblock_alloc_buffer((block.threads, TILE // warps), "float32", scope="local") for n in SUMS}
@@ -217,7 +217,7 @@ class _Backward:
                             sums = self.sums[name]
                             T.buffer_store(sums, sums[thread, l] + given[name], [thread, l])
                         for products, name in zip(self.products, ("dB", "dC"), strict=True):
-                            T.buffer_store(products, given[name], [k, l, c])
+                            products.store((k, l, c), given[name])
                         pushed.store(0, at["decay"] * carry)
                 with moves.when(there):
                     before = tirx.if_then_else(tile == block.tiles - 1, moves.f32(0.0), self.buffers["dA"][*place])
@@ -248,7 +248,7 @@ class _Backward:
                 c, k = block.split(thread)
                 for products, name in zip(self.products, sums, strict=False):
                     with T.unroll(TILE) as l:
-                        T.buffer_store(products, self.sums[name][thread, l], [k, l, c])
+                        products.store((k, l, c), self.sums[name][thread, l])
             with moves.phase(block.threads) as thread:
                 l, k = block.split(thread)
                 for j in range(TILE // self.warps):
@@ -266,7 +266,7 @@ class _Backward:
                             own = self.own[name]
                             T.buffer_store(own, own[thread, j] + block.made(stage, at, known.get), [thread, j])
 
-    def _over_warps(self, products: tirx.Var, l: Expr, c: Expr) -> Expr:
+    def _over_warps(self, products: Tile, l: Expr, c: Expr) -> Expr:
         total: Expr = products[0, l, c]
         for k in range(1, self.warps):
             total = total + products[k, l, c]
@@ -279,7 +279,7 @@ class _Backward:
             l, k = block.split(thread)
             for products, name in zip(self.products, SUMS, strict=True):
                 for j in range(TILE // self.warps):
-                    T.buffer_store(products, self.own[name][thread, j], [0, k * (TILE // self.warps) + j, l])
+                    products.store((0, k * (TILE // self.warps) + j, l), self.own[name][thread, j])
         with moves.phase(block.threads) as thread, moves.when(tirx.all(thread < WARP, thread < block.count)):
             for products, name in zip(self.products, SUMS, strict=True):
                 total = moves.Registers.private(1, "float32")
