@@ -22,7 +22,15 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
     from treadle.bench import model, plan_overhead
     from treadle.bench.gemm import linear
     from treadle.bench.ptx import speed
-    from treadle.bench.scan import causal_conv1d_update, gspn, gspn2d, gspn_adjoint, gspn_ladder, selective_state_update
+    from treadle.bench.scan import (
+        causal_conv1d_update,
+        gspn,
+        gspn2d,
+        gspn_adjoint,
+        gspn_ladder,
+        mamba_chunk_scan,
+        selective_state_update,
+    )
     from treadle.models import SYSTEMS, configurations
     from treadle.schedules.target import Target
 
@@ -34,6 +42,7 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
     known: dict[str, Measure] = {
         "scan.gspn": gspn.measure,
         "scan.causal_conv1d_update": causal_conv1d_update.measure,
+        "scan.mamba_chunk_scan": mamba_chunk_scan.measure,
         "scan.selective_state_update": selective_state_update.measure,
         "gemm.linear": linear.measure,
         "plan": plan_overhead.measure,

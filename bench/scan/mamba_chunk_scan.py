@@ -41,7 +41,8 @@ def measure(target: str, progress: Callable[[str], None]) -> Report:
         progress(f"chunks of {chunk}")
         given = _operands()
         options = {"chunk_size": chunk, "dt_softplus": True}
-        ours, theirs = (partial(f, **options) for f in (tt.mamba_chunk_scan_combined, mamba2_chunk_scan))
+        ours = partial(tt.mamba_chunk_scan_combined, **options)
+        theirs = partial(_theirs, mamba2_chunk_scan, **options)
         sides = {
             "forward": [partial(f, **given) for f in (ours, theirs)],
             "forward and backward": [_backward(f, given) for f in (ours, theirs)],
@@ -81,6 +82,11 @@ def _operands() -> dict[str, torch.Tensor]:
         "x": normal(1, LENGTH, H, P), "dt": normal(1, LENGTH, H) - 3, "A": -torch.rand(H, generator=random) * 15 - 1,
         "B": normal(1, LENGTH, G, N), "C": normal(1, LENGTH, G, N), "D": normal(H), "dt_bias": normal(H),
     }  # fmt: skip
+
+
+def _theirs(function: Callable[..., Any], x: torch.Tensor, **given: Any) -> Any:
+    """transformers calls x hidden_states."""
+    return function(hidden_states=x, **given)
 
 
 def _backward(call: Callable[..., Any], given: dict[str, torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
