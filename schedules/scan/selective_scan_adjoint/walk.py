@@ -3,18 +3,21 @@
 1. *checkpoints where gradients will be*: a tile of 32 steps of 32 channels has as many checkpoints as dB of the block has
    elements in it. They stand there until the walk back has read them; no memory is asked for. The last tile's, which may be
    short, stand in dA.
-2. *half a tile in registers*: a warp takes one state of its 32 channels through half a tile, states and decays of its steps
-   in registers, and back again: the later half first, so that the way to it is walked twice.
+2. *half a tile in registers*: a warp takes one state of its 32 channels to the middle of the tile and marks it; then 16 steps
+   at a time, the last first: forward again, their states and decays in registers, and back.
 3. *gradients of B and C across lanes*: the products of a tile go through shared memory once, a row of 32 channels to each
    thread, in channel order.
-4. *sums over states* of what u and the step receive stay in registers for all states of a warp.
+4. *sums over states* of what u and the step receive are each thread's own places in shared memory: in registers, 96 of
+   them had the rest spill.
 
-Floor: dy, u, delta, z read, three gradients of their size written, and 8 N / 32 bytes for dB and dC; 2.5 N exponentials a
-step and channel. Never run on a GPU.
+Floor: dy, u, delta, z read, three gradients of their size written, and 8 N / 32 bytes for dB and dC; 2.5 N exponentials a step and
+channel. ptxas (nvcc 13.0, sm_90a, 2026-11-24, N = 16, gate): 245 registers in float32, 254 in bfloat16, 96 KB of shared
+memory, no spills, 12 % of the warps of a multiprocessor. Never run on a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -24,6 +27,7 @@ from treadle.ir import Program
 from treadle.ir.expr import Expr
 from treadle.schedules import cuda_moves as moves
 from treadle.schedules.emit import Function
+from treadle.schedules.scan.kernel import Arena
 from treadle.schedules.scan.selective_block import WARP, Block, Tile
 from treadle.schedules.selective_family import GRADIENTS, NAMES, SUMS, Family
 from treadle.schedules.space import knob
@@ -31,10 +35,8 @@ from treadle.schedules.target import Target
 
 SERIAL = True
 TILE = WARP
-#: Steps whose states and decays are in registers at once. Still too many with the 96 sums of a tile beside them: ptxas (nvcc
-#: 13.0, sm_90a, 2026-11-24) spills 60 bytes in float32 and 208 in bfloat16, so that a build asks for a waiver. A quarter spills
-#: more: the sums should go to shared memory.
-HALF = TILE // 2
+#: Steps whose states and decays are in registers at once.
+KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,13 @@ class _Backward:
         family, self.buffers = block.family, block.buffers
         self.rows = {name: Tile.of(TILE, WARP) for name in ("step", "u", "dtotal")}
         self.products = [Tile.of(warps, TILE, WARP) for _ in range(2)]
+        self.wide = {name: Tile.of(warps, TILE) for name in ("B", "C")}
         self.summed = ["dstep", "du_scan", *(["total"] if "dz" in family.stored else [])]
-        self.sums = {n: T.sblock_alloc_buffer((block.threads, TILE), "float32", scope="local") for n in self.summed}
-        self.own = {n: T.sblock_alloc_buffer((block.threads, TILE // warps), "float32", scope="local") for n in SUMS}
+        # Each place has one thread until the tile is stored: as plain pointers, or TVM would put barriers between them.
+        size = warps * TILE * (WARP + 1)
+        arena = Arena([((moves.i64(size),), "float32") for _ in self.summed])
+        self.sums = {n: Tile((warps, TILE, WARP + 1), b) for n, b in zip(self.summed, arena.buffers, strict=True)}
+        self.own = {n: T.sblock_alloc_buffer((block.threads, 1), "float32", scope="local") for n in SUMS}
         self.turns = -(-block.n // warps)
 
     def emit(self) -> None:
@@ -90,11 +96,12 @@ class _Backward:
             tile = block.tiles - 1 - back
             t = tile * TILE
             block.stage(("step", "u", "dtotal"), self.rows, t)
-            with moves.phase(block.threads) as thread:
-                for registers in self.sums.values():
-                    with T.unroll(TILE) as l:
-                        T.buffer_store(registers, moves.f32(0.0), [thread, l])
+            with moves.phase(block.threads) as thread, T.serial(0, TILE) as l:
+                c, k = block.split(thread)
+                for sums in self.sums.values():
+                    sums.store((k, l, c), moves.f32(0.0))
             with T.serial(0, self.turns) as turn:
+                self._stage_wide(turn, t)
                 self._there_and_back(turn, tile, t)
                 self._parts(turn, t)
             self._store(t)
@@ -130,8 +137,7 @@ class _Backward:
         with moves.phase(block.threads) as thread:
             c, k = block.split(thread)
             for registers in self.own.values():
-                with T.unroll(TILE // self.warps) as j:
-                    T.buffer_store(registers, moves.f32(0.0), [thread, j])
+                T.buffer_store(registers, moves.f32(0.0), [thread, 0])
             with T.serial(0, self.turns) as turn:
                 n = self._state(turn, k)
                 with moves.when(n < block.n):
@@ -141,10 +147,16 @@ class _Backward:
                     with moves.when(c < block.count):
                         T.buffer_store(self.buffers["dinitial"], self.buffers["dlast"][*at], at)
 
-    def _wide(self, name: str, n: Expr, t: Expr) -> Expr:
-        """The same for a whole warp; beyond the last step, where nothing comes of it, the last."""
-        at = tirx.min(t, self.block.steps - 1)
-        return self.buffers[name][self.block.s, self.block.g, n, at].astype("float32")
+    def _stage_wide(self, turn: Expr, t: Expr) -> None:
+        """B and C of the states at hand, each step's by one thread; from memory every step would keep an address."""
+        block = self.block
+        with moves.phase(block.threads) as thread:
+            l, k = block.split(thread)
+            n = self._state(turn, k)
+            inside = tirx.all(n < block.n, t + l < block.steps)
+            for name, wide in self.wide.items():
+                here = self.buffers[name][block.s, block.g, n, t + l].astype("float32")
+                wide.store((k, l), tirx.if_then_else(inside, here, moves.f32(0.0)))
 
     def _checkpoint(self, tile: Expr) -> None:
         """The states after a tile, which is whole and not the last."""
@@ -161,7 +173,7 @@ class _Backward:
                         for i in range(8):
                             l = eight * 8 + i
                             at = {name: T.bind(self.rows[name][l, c]) for name in ("step", "u")}
-                            at["B"] = self._wide("B", n, tile * TILE + l)
+                            at["B"] = self.buffers["B"][block.s, block.g, n, tile * TILE + l].astype("float32")
                             at["decay"] = T.bind(block.decay(at, rate[0], i))
                             h.store(0, block.advance(at, h[0]))
                     self._store_checkpoint(tile + 1, c, n, h[0])
@@ -174,10 +186,8 @@ class _Backward:
             c, k = block.split(thread)
             n = self._state(turn, k)
             with moves.when(n < block.n):
-                decays, states = moves.Registers.private(HALF, "float32"), moves.Registers.private(HALF + 1, "float32")
+                decays, states = moves.Registers.private(KEPT, "float32"), moves.Registers.private(KEPT + 1, "float32")
                 rate, pushed, da = (moves.Registers.private(1, "float32") for _ in range(3))
-                # Not bound to a variable: where threads are made serial, TVM takes a bfloat16 cast that is bound for an integer.
-                wide = {name: moves.Registers.private(1, "float32") for name in ("B", "C")}
                 rate.store(0, block.rate(c, n))
                 place = self._by_state(c, n)
                 there = c < block.count
@@ -185,37 +195,39 @@ class _Backward:
                 da.store(0, moves.f32(0.0))
                 a = T.bind(self.buffers["A"][block.g, block.channel(c), n])
 
-                def forward(l: int) -> dict[str, Expr]:
+                def forward(l: Expr | int) -> dict[str, Expr]:
                     at = {name: T.bind(self.rows[name][l, c]) for name in ("step", "u")}
-                    wide["B"].store(0, self._wide("B", n, t + l))
-                    return {**at, "B": wide["B"][0], "decay": T.bind(block.decay(at, rate[0], l))}
+                    at["B"] = T.bind(self.wide["B"][k, l])
+                    return {**at, "decay": T.bind(block.decay(at, rate[0], 0))}
 
-                for first in (HALF, 0):
-                    states.store(0, self._load_checkpoint(tile, c, n))
-                    for l in range(first):
-                        states.store(0, block.advance(forward(l), states[0]))
-                    for i in range(HALF):
+                marks = moves.Registers.private(TILE // KEPT, "float32")
+                marks.store(0, self._load_checkpoint(tile, c, n))
+                for m in range(1, TILE // KEPT):
+                    marks.store(m, marks[m - 1])
+                    with T.serial((m - 1) * KEPT, m * KEPT) as l:
+                        marks.store(m, block.advance(forward(l), marks[m]))
+                for first in reversed(range(0, TILE, KEPT)):
+                    states.store(0, marks[first // KEPT])
+                    for i in range(KEPT):
                         l = first + i
                         at = forward(l)
                         decays.store(i, at["decay"])
                         states.store(i + 1, block.advance(at, states[i]))
                         if "total" in self.sums:
-                            at["C"] = self._wide("C", n, t + l)
+                            at["C"] = self.wide["C"][k, l]
                             total = self.sums["total"]
-                            T.buffer_store(total, total[thread, l] + block.total(at, states[i + 1]), [thread, l])
-                    for i in reversed(range(HALF)):
+                            total.store((k, l, c), total[k, l, c] + block.total(at, states[i + 1]))
+                    for i in reversed(range(KEPT)):
                         l = first + i
                         at = {name: T.bind(rows[l, c]) for name, rows in self.rows.items()}
-                        for name, held in wide.items():
-                            held.store(0, self._wide(name, n, t + l))
-                            at[name] = held[0]
+                        at |= {name: T.bind(wide[k, l]) for name, wide in self.wide.items()}
                         at |= {"A": a, "decay": decays[i], "past": states[i], "now": states[i + 1]}
                         carry = T.bind(family.bound(back, back.source, at) + pushed[0])
                         given = {name: family.bound(back, value, at, carry) for name, value in values.items()}
                         da.store(0, da[0] + given["dA"])
                         for name in ("dstep", "du_scan"):
                             sums = self.sums[name]
-                            T.buffer_store(sums, sums[thread, l] + given[name], [thread, l])
+                            sums.store((k, l, c), sums[k, l, c] + given[name])
                         for products, name in zip(self.products, ("dB", "dC"), strict=True):
                             products.store((k, l, c), given[name])
                         pushed.store(0, at["decay"] * carry)
@@ -239,51 +251,60 @@ class _Backward:
                     T.buffer_store(self.buffers[name], total[0], self._of_part(n, t + l))
 
     def _store(self, t: Expr) -> None:
-        """What is made by row of the sums over states, which go through shared memory two at a time."""
-        block = self.block
-        stored = {name: s for name, s in block.family.stored.items() if name not in SUMS}
-        rounds = [(["dstep", "du_scan"], ["du", "ddelta"]), *([(["total"], ["dz"])] if "total" in self.sums else [])]
-        for sums, results in rounds:
-            with moves.phase(block.threads) as thread:
-                c, k = block.split(thread)
-                for products, name in zip(self.products, sums, strict=False):
-                    with T.unroll(TILE) as l:
-                        products.store((k, l, c), self.sums[name][thread, l])
-            with moves.phase(block.threads) as thread:
-                l, k = block.split(thread)
-                for j in range(TILE // self.warps):
-                    c = k * (TILE // self.warps) + j
-                    with moves.when(tirx.all(c < block.count, t + l < block.steps)):
-                        at = [block.s, block.g, block.first + c, t + l]
-                        known = {name: T.bind(self._over_warps(p, l, c)) for p, name in zip(self.products, sums, strict=False)}
-                        known["dtotal"] = T.bind(self.rows["dtotal"][l, c])
-                        for name in results:
-                            result, stage = stored[name]
-                            here = block.made(stage, at, known.get)
-                            T.buffer_store(self.buffers[name], here.astype(str(result.dtype)), at)
-                        for name in SUMS if sums[0] == "dstep" else ():
-                            _, stage = block.family.stored[name]
-                            own = self.own[name]
-                            T.buffer_store(own, own[thread, j] + block.made(stage, at, known.get), [thread, j])
+        """What is made by row of the sums over states."""
+        block, rows = self.block, self.rows
+        with moves.phase(block.threads) as thread:
 
-    def _over_warps(self, products: Tile, l: Expr, c: Expr) -> Expr:
-        total: Expr = products[0, l, c]
+            def put(c: Expr, l: Expr) -> None:
+                at = [block.s, block.g, block.first + c, t + l]
+                known = {name: self._over_warps(sums, l, c) for name, sums in self.sums.items()}
+                known["dtotal"] = rows["dtotal"][l, c]
+                held = moves.Registers.private(1, "float32")
+                for name, (result, stage) in block.family.stored.items():
+                    if name in SUMS:
+                        continue
+                    held.store(0, moves.f32(0.0))
+                    with moves.when(tirx.all(c < block.count, t + l < block.steps)):
+                        held.store(0, block.made(stage, at, known.get))
+                        T.buffer_store(self.buffers[name], held[0].astype(str(result.dtype)), at)
+                    if name == "ddelta":  # for its sum; the tile's steps are not asked for any more
+                        rows["step"].store((l, c), held[0])
+
+            block.elements(thread, put)
+        self._add_up()
+
+    def _add_up(self) -> None:
+        """Sums over the steps of a channel, each thread those of its share of the tile."""
+        block, share = self.block, TILE // self.warps
+        assert block.family.stored["ddelta_bias"][1].same_as(block.family.stored["ddelta"][1])
+        with moves.phase(block.threads) as thread:
+            c, k = block.split(thread)
+            with T.serial(0, share) as j:
+                l = k * share + j
+                terms = {"dD": block.made(block.family.stored["dD"][1], [moves.i64(0)] * 4, self._here(l, c))}
+                terms["ddelta_bias"] = self.rows["step"][l, c]
+                for name, own in self.own.items():
+                    T.buffer_store(own, own[thread, 0] + terms[name], [thread, 0])
+
+    def _here(self, l: Expr, c: Expr) -> Callable[[str], Expr | None]:
+        return lambda name: self.rows[name][l, c] if name in ("u", "dtotal") else None
+
+    def _over_warps(self, sums: Tile, l: Expr, c: Expr) -> Expr:
+        total: Expr = sums[0, l, c]
         for k in range(1, self.warps):
-            total = total + products[k, l, c]
+            total = total + sums[k, l, c]
         return total
 
     def _finish(self) -> None:
-        """Sums over the steps of a channel: those of each lane's steps, then over the lanes."""
+        """Sums over the steps of a channel, over the threads that have parts of them."""
         block = self.block
         with moves.phase(block.threads) as thread:
-            l, k = block.split(thread)
-            for products, name in zip(self.products, SUMS, strict=True):
-                for j in range(TILE // self.warps):
-                    products.store((0, k * (TILE // self.warps) + j, l), self.own[name][thread, j])
+            c, k = block.split(thread)
+            for products, own in zip(self.products, self.own.values(), strict=True):
+                products.store((0, k, c), own[thread, 0])
         with moves.phase(block.threads) as thread, moves.when(tirx.all(thread < WARP, thread < block.count)):
-            for products, name in zip(self.products, SUMS, strict=True):
-                total = moves.Registers.private(1, "float32")
-                total.store(0, products[0, thread, 0])
-                with T.unroll(WARP - 1) as l:
-                    total.store(0, total[0] + products[0, thread, l + 1])
-                T.buffer_store(self.buffers[name], total[0], [block.s, block.g, block.first + thread])
+            for products, name in zip(self.products, self.own, strict=True):
+                total: Expr = products[0, 0, thread]
+                for k in range(1, self.warps):
+                    total = total + products[0, k, thread]
+                T.buffer_store(self.buffers[name], total, [block.s, block.g, block.first + thread])
