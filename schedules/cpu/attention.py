@@ -24,7 +24,7 @@ from treadle.ir.expr import Expr
 from treadle.schedules.attention.online import Attention
 from treadle.schedules.cpu import vecmath
 from treadle.schedules.cpu.loops import get, put
-from treadle.schedules.cpu.micro_kernel import multiply
+from treadle.schedules.cpu.micro_kernel import multiply, refusals
 from treadle.schedules.cpu.operands import ceildiv
 from treadle.schedules.cpu.packing import Packing
 from treadle.schedules.emit import Function, Load
@@ -50,13 +50,7 @@ def applies(program: Program) -> bool:
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
     cpu = target.cpu
-    used = point.mr * point.nr + point.nr + 1
-    reasons = []
-    if used > cpu.registers:
-        reasons.append(
-            f"a tile of {point.mr} queries of {point.nr} vectors needs {used} vector registers with its operands; "
-            f"{cpu.level} has {cpu.registers}"
-        )
+    reasons = refusals(cpu, point.mr, point.nr, "queries")
     if point.queries % point.mr:
         reasons.append(f"a task of {point.queries} queries is not whole tiles of {point.mr}")
     if point.keys % (point.nr * cpu.lanes):

@@ -27,7 +27,7 @@ from treadle.ir.dims import constant, simplify
 from treadle.ir.expr import Expr
 from treadle.schedules.cpu import vecmath
 from treadle.schedules.cpu.loops import parallel_where
-from treadle.schedules.cpu.micro_kernel import multiply
+from treadle.schedules.cpu.micro_kernel import multiply, refusals
 from treadle.schedules.cpu.operands import Contraction, ceildiv, find, product, unravel
 from treadle.schedules.cpu.packing import Packing
 from treadle.schedules.emit import Function
@@ -57,13 +57,7 @@ def applies(program: Program) -> bool:
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
     cpu = target.cpu
-    used = point.mr * point.nr + point.nr + 1
-    reasons = []
-    if used > cpu.registers:
-        reasons.append(
-            f"a tile of {point.mr} rows of {point.nr} vectors needs {used} vector registers with its operands; "
-            f"{cpu.level} has {cpu.registers}"
-        )
+    reasons = refusals(cpu, point.mr, point.nr)
     if point.mc < point.mr:
         reasons.append(f"a task of {point.mc} rows is smaller than one tile of {point.mr}")
     packed = 4 * point.kc * (point.mc + point.nc)

@@ -10,10 +10,22 @@ from tvm.tirx.script import builder as T
 from treadle.ir.expr import Expr
 from treadle.schedules.cpu.loops import get, put
 from treadle.schedules.cpu.operands import ceildiv
+from treadle.schedules.target import Cpu
 
 #: Steps that a sum stays in registers. Moving it takes a quarter of the time at 16 steps (K = 768, AMD EPYC Zen 4, 2026-11-24),
 #: and chains of 64 passed the error bound in 13 of 2516 random layers, where the worst of 32 reached 0.84 of it.
 CHAIN = 32
+
+
+def refusals(cpu: Cpu, mr: int, nr: int, rows: str = "rows") -> list[str]:
+    """Why a tile of `mr` rows of `nr` vectors cannot stay in registers, with the vectors of one column and a broadcast."""
+    used = mr * nr + nr + 1
+    if used <= cpu.registers:
+        return []
+    return [
+        f"a tile of {mr} {rows} of {nr} vectors needs {used} vector registers with its operands; "
+        f"{cpu.level} has {cpu.registers}"
+    ]
 
 
 def multiply(

@@ -20,7 +20,8 @@ from tvm.tirx.script import builder as T
 
 from treadle.ir import Program
 from treadle.ir.expr import Expr
-from treadle.schedules.cpu import vecmath
+from treadle.schedules.cpu import preconditions, vecmath
+from treadle.schedules.cpu.micro_kernel import refusals
 from treadle.schedules.cpu.operands import ceildiv
 from treadle.schedules.cpu.ssd_tiles import Held, Slots, Stages, Tile
 from treadle.schedules.cuda_moves import stages
@@ -47,13 +48,7 @@ def applies(program: Program) -> bool:
 
 
 def legal(program: Program, target: Target, point: Knobs) -> list[str]:
-    used = point.mr * point.nr + point.nr + 1
-    if used > target.cpu.registers:
-        return [
-            f"a tile of {point.mr} rows of {point.nr} vectors needs {used} vector registers with its operands; "
-            f"{target.cpu.level} has {target.cpu.registers}"
-        ]
-    return []
+    return refusals(target.cpu, point.mr, point.nr)
 
 
 def default(program: Program, target: Target) -> Knobs:
@@ -63,6 +58,7 @@ def default(program: Program, target: Target) -> Knobs:
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     fn = Function(program)
     with fn as buffers:
+        preconditions.emit(program, buffers)
         _, g, r, _ = program.args[0].shape
         sequences = program.results[1].shape[0]
         most, one = tirx.const(point.heads, "int64"), tirx.const(1, "int64")

@@ -15,7 +15,7 @@ from tvm.tirx.script import builder as T
 from treadle.ir import Program
 from treadle.ir.expr import Expr
 from treadle.ir.ops.scan.mamba_chunk_scan_form import HEADS
-from treadle.schedules.cpu import ssd, vecmath
+from treadle.schedules.cpu import preconditions, ssd, vecmath
 from treadle.schedules.cpu.ssd_tiles import Slots, Tile
 from treadle.schedules.emit import Function
 from treadle.schedules.space import knob
@@ -47,6 +47,7 @@ def default(program: Program, target: Target) -> Knobs:
 def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
     fn = Function(program)
     with fn as buffers:
+        preconditions.emit(program, buffers)
         _, g, r, _ = program.args[0].shape
         sequences = program.args[1].shape[0]
         parts = tirx.truncdiv(r + (HEADS - 1), HEADS)

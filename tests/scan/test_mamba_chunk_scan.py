@@ -9,7 +9,9 @@ import torch
 import tvm_ffi
 from tvm import tirx
 
+import treadle
 import treadle.torch as tt
+from treadle.cases import draw_inputs, generator
 from treadle.check import sweep
 from treadle.codegen.lower import lower
 from treadle.errors import ArgumentError, TreadleError
@@ -265,6 +267,16 @@ def test_mistakes_are_refused_by_type(wrong):
 def test_what_grows_is_refused():
     with pytest.raises(ArgumentError):
         scan(drawn(30) | {"A": torch.tensor([-1.0, 0.5, -1.0, -1.0])})
+
+
+def test_the_kernel_itself_refuses_what_grows():
+    program = build(NAMES[0], "float32", {"chunk": 32})
+    sizes = {"T": 40, "S": 1, "G": 1, "R": 2, "P": 4, "N": 8}
+    given = draw_inputs(program, sizes, generator(0, "grows"))
+    kernel = treadle.compile(NAMES[0], "cpu", attrs={"chunk": 32})
+    assert torch.isfinite(kernel(**given)[0]).all()
+    with pytest.raises(ArgumentError, match="A is at most 0"):
+        kernel(**given | {"A": torch.tensor([[-1.0, 0.5]])})
 
 
 def test_no_tokens_give_the_initial_states():
