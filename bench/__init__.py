@@ -29,6 +29,7 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
         gspn_adjoint,
         gspn_ladder,
         mamba_chunk_scan,
+        selective_scan,
         selective_state_update,
     )
     from treadle.models import SYSTEMS, configurations
@@ -43,6 +44,7 @@ def run(names: Sequence[str] | None, target: str, progress: Callable[[str], None
         "scan.gspn": gspn.measure,
         "scan.causal_conv1d_update": causal_conv1d_update.measure,
         "scan.mamba_chunk_scan": mamba_chunk_scan.measure,
+        "scan.selective_scan": selective_scan.measure,
         "scan.selective_state_update": selective_state_update.measure,
         "gemm.linear": linear.measure,
         "plan": plan_overhead.measure,
