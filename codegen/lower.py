@@ -37,7 +37,7 @@ def spaces(program: Program, target: Target) -> list[Space]:
 
 
 def scheduled(definition: Definition, target: Target) -> bool:
-    """Whether any schedule maps a Program onto a Target: fused Programs have none for CUDA yet."""
+    """Whether any schedule maps a Program onto a Target: attention has none for CUDA yet."""
     try:
         return bool(spaces(build(definition.name, definition.dtypes[0]), target))
     except ToolchainError:

@@ -66,6 +66,17 @@ class Step:
         """(sequence, step, channel) as memory orders them, and back."""
         return index if self.channels_last else (index[0], index[2], index[1])
 
+    def load(self, buffers: dict[str, tirx.Var], slot: Expr | None) -> Load:
+        """Operands from memory, but the slot, which is at hand."""
+
+        def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
+            if tensor.op.name == "slots":
+                assert slot is not None
+                return slot
+            return buffers[tensor.op.name][*index]
+
+        return load
+
     def y(self, total: Expr) -> Expr:
         """What is made of a sum, of a sequence that has a state: of slot 0, for all that it matters."""
         y = self.stages["y"]
@@ -85,8 +96,3 @@ class Step:
             return emit.at(old if tap < early else new, [a.var for a in past.op.axis], index, load)
 
         return value(self.stages["pre"], self.place(*at), read)
-
-
-def there(step: Step, slot: Expr) -> Expr | bool:
-    """Whether a slot is one; a sequence without is skipped, whatever its index says."""
-    return tirx.all(slot >= 0, slot < step.slots) if step.slotted else True

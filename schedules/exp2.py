@@ -26,7 +26,7 @@ POLYNOMIALS = {
 }  # fmt: skip
 LOWEST, HIGHEST = -125.0, 127.0
 #: 1.5 * 2^23: its last bit is worth one.
-_ROUNDING = 12582912.0
+ROUNDING = 12582912.0
 
 
 def power(t: Expr, degree: int) -> Expr:
@@ -41,8 +41,8 @@ def power(t: Expr, degree: int) -> Expr:
     # (x + c) - c for x.
     scaled = tirx.reinterpret("float32", tirx.reinterpret("int32", near) + (bits << tirx.const(23, "int32")))
     result: Expr = tirx.Select(given < _f32(LOWEST), _f32(0.0), scaled)
-    result = tirx.Let(r, kept - (tirx.reinterpret("float32", bits) - _f32(_ROUNDING)), result)
-    result = tirx.Let(bits, tirx.reinterpret("int32", kept + _f32(_ROUNDING)), result)
+    result = tirx.Let(r, kept - (tirx.reinterpret("float32", bits) - _f32(ROUNDING)), result)
+    result = tirx.Let(bits, tirx.reinterpret("int32", kept + _f32(ROUNDING)), result)
     clamped = tirx.Select(given < _f32(LOWEST), _f32(LOWEST), given)
     result = tirx.Let(kept, tirx.Select(_f32(HIGHEST) < clamped, _f32(HIGHEST), clamped), result)
     return tirx.Let(given, t, result)

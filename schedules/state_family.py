@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from treadle.ir import Program
 from treadle.ir.dims import Size
 from treadle.ir.expr import Expr
 from treadle.ir.ops import random
+from treadle.ir.ops.scan import slots
 from treadle.ir.ops.scan.selective_state_update import STOCHASTIC
 from treadle.schedules.cuda_moves import stages
 from treadle.schedules.emit import Load, at, value
@@ -71,6 +72,19 @@ class Step:
     def stage(self, name: str, index: tuple[Expr, ...], load: Load) -> Expr:
         return value(self.stages[name], index, load)
 
+    def load(self, buffers: dict[str, tirx.Var], **known: Expr) -> Load:
+        """Operands from memory, stages that are known by name, and the others worked out in place."""
+
+        def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
+            name = tensor.op.name
+            if name in known:
+                return known[name]
+            if isinstance(tensor.op, te.PlaceholderOp):
+                return buffers[name][*index]
+            return self.stage(name, tuple(index), load)
+
+        return load
+
     def delta(self, index: tuple[Expr, ...], load: Load, hold: Callable[[Expr], Expr]) -> Expr:
         """The step size, in a few values that are computed once: softplus reads its exponential thirty times."""
         found: list[tuple[ir.Call, Expr]] = []
@@ -96,7 +110,7 @@ class Step:
 
     def there(self, slot: Expr) -> Expr | bool:
         """Whether a slot is one; a sequence without is skipped, whatever its index says."""
-        return tirx.all(slot >= 0, slot < self.slots) if self.attrs["slots"] else True
+        return slots.inside(slot, self.slots) if self.attrs["slots"] else True
 
     def words(self, block: Expr, token: Expr, buffers: dict[str, tirx.Var], hold: Callable[[Expr], Expr]) -> list[Expr]:
         """The random bits of `random.SHARE` elements of the states, counted in blocks of so many from the first."""

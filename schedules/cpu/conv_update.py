@@ -8,17 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.ir import Program
 from treadle.ir import dims as dm
 from treadle.ir.expr import Expr
+from treadle.ir.ops.scan import slots
 from treadle.schedules import moves
-from treadle.schedules.conv_update_family import Step, applies, there
+from treadle.schedules.conv_update_family import Step, applies
 from treadle.schedules.cpu import preconditions, vecmath
 from treadle.schedules.cpu.loops import parallel_where
 from treadle.schedules.cpu.rows import PARALLEL_FROM
@@ -78,7 +78,7 @@ class _Block:
             self._known(None)
             return
         slot = hold(self.buffers["slots"][self.i])
-        with T.If(there(step, slot.astype("int64"))):
+        with T.If(slots.inside(slot.astype("int64"), step.slots)):
             with T.Then():
                 self._known(slot)
             with T.Else(), T.serial(0, step.sizes[1]) as t, T.serial(0, self.channels) as column:
@@ -86,13 +86,8 @@ class _Block:
                 T.buffer_store(self.buffers["y"], zero, list(step.place(self.i, t, self.c + column)))
 
     def _known(self, slot: Expr | None) -> None:
-        def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
-            if tensor.op.name == "slots":
-                assert slot is not None
-                return slot
-            return self.buffers[tensor.op.name][*index]
-
         step, size = self.step, self.point.channels
+        load = step.load(self.buffers, slot)
         sums, results = (
             T.alloc_buffer((size,), "float32", scope="local"),
             T.alloc_buffer((size,), step.program.dtype, scope="local"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.ir import Program
@@ -24,7 +24,7 @@ from treadle.schedules.cpu import preconditions, vecmath
 from treadle.schedules.cpu.loops import parallel_where
 from treadle.schedules.cpu.rows import PARALLEL_FROM
 from treadle.schedules.cuda_moves import hold
-from treadle.schedules.emit import Function, Load
+from treadle.schedules.emit import Function
 from treadle.schedules.space import knob
 from treadle.schedules.state_family import Step, applies
 from treadle.schedules.target import Target
@@ -109,15 +109,15 @@ class _Head:
                     self._channel(t, first + q, q, held)
                 with T.serial(0, some) as q:
                     at = (self.i, t, *self.head, first + q)
-                    T.buffer_store(self.buffers["y"], self.step.stage("y", at, self._load(dot=self.dots[q])), list(at))
+                    T.buffer_store(self.buffers["y"], self.step.stage("y", at, self.step.load(self.buffers, dot=self.dots[q])), list(at))
 
     def _factors(self, t: Expr, c: Expr | None) -> dict[str, Expr]:
         """The step size of a head or a channel, and where it is the same for all states, the decay."""
         at = (self.i, t, *self.head, *(() if c is None else (c,)))
-        delta = self.step.delta(at, self._load(), hold)
+        delta = self.step.delta(at, self.step.load(self.buffers), hold)
         if c is not None:
             return {"delta": delta}
-        return {"delta": delta, "decay": hold(self.step.stage("decay", at, self._load(delta=delta)))}
+        return {"delta": delta, "decay": hold(self.step.stage("decay", at, self.step.load(self.buffers, delta=delta)))}
 
     def _channel(self, t: Expr, c: Expr, q: Expr, held: dict[str, Expr] | None) -> None:
         lanes, n = self.point.lanes, self.n
@@ -130,7 +130,7 @@ class _Head:
             start = self._draw(t, c, first, lanes)
             with T.vectorized(0, lanes) as lane:
                 self._state(at, first + lane, lane, start, held)
-                term = self.step.term(at, first + lane, self._load(after=self.new[lane]))
+                term = self.step.term(at, first + lane, self.step.load(self.buffers, after=self.new[lane]))
                 T.buffer_store(self.sums, self.sums[lane] + term, [lane])
         T.buffer_store(self.rest, tirx.const(0.0, "float32"), [0])
         with T.serial(0, tirx.truncmod(n, lanes)) as last:
@@ -138,7 +138,7 @@ class _Head:
             start = self._draw(t, c, m, 1)
             zero = tirx.const(0, "int32")
             self._state(at, m, zero, start, held)
-            term = self.step.term(at, m, self._load(after=self.new[zero]))
+            term = self.step.term(at, m, self.step.load(self.buffers, after=self.new[zero]))
             T.buffer_store(self.rest, self.rest[0] + term, [0])
         T.buffer_store(self.dots, self._across() + self.rest[0], [q])
 
@@ -147,9 +147,9 @@ class _Head:
         t, c = at[1], at[-1]
         mine = [self.slot, *self.head, c, m]
         before = self.buffers["state"][*mine]
-        T.buffer_store(self.new, self.step.stage("after", (*at, m), self._load(before=before, **held)), [lane])
+        T.buffer_store(self.new, self.step.stage("after", (*at, m), self.step.load(self.buffers, before=before, **held)), [lane])
         noise = {} if start is None else {"noise": self.bits[start + lane]}
-        kept = self.step.stage("kept", (*at, m), self._load(after=self.new[lane], **noise))
+        kept = self.step.stage("kept", (*at, m), self.step.load(self.buffers, after=self.new[lane], **noise))
         T.buffer_store(self.buffers["state"], kept, mine)
         if self.step.history:
             T.buffer_store(self.buffers["states"], self.buffers["state"][*mine], [self.i, t, *self.head, c, m])
@@ -176,16 +176,3 @@ class _Head:
             with T.vectorized(0, width) as lane:
                 T.buffer_store(self.sums, self.sums[lane] + self.sums[lane + width], [lane])
         return self.sums[0]
-
-    def _load(self, **known: Expr) -> Load:
-        """Operands from memory, stages that are known by name, and the others worked out in place."""
-
-        def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
-            name = tensor.op.name
-            if name in known:
-                return known[name]
-            if isinstance(tensor.op, te.PlaceholderOp):
-                return self.buffers[name][*index]
-            return self.step.stage(name, tuple(index), load)
-
-        return load

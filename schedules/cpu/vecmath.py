@@ -18,16 +18,14 @@ import tvm_ffi
 from tvm import ir, tirx
 
 from treadle.ir.expr import Expr
+from treadle.schedules.exp2 import LOG2_E, ROUNDING
 
 _POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _WIDEN, _NARROW = ("bfloat16", "float32"), ("float32", "bfloat16")
-_LOG2_E = 1.44269504088896341
 #: ln 2 in two parts; the first has so few bits that n times it is exact.
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 #: Beyond these the result is 0 and inf; clamping keeps n within what two exponents can express.
 _LOWEST, _HIGHEST = -104.0, 89.0
-#: 1.5 * 2^23: its last bit is worth one.
-_ROUNDING = 12582912.0
 _ROUNDING_BITS = 0x4B400000
 
 
@@ -66,9 +64,9 @@ def exp(x: Expr) -> Expr:
     given, clamped, rounded, n, r = (tirx.Var(name, "float32") for name in ("x", "clamped", "rounded", "n", "r"))
     result = _scale(_near_one(r), tirx.reinterpret("int32", rounded))
     result = tirx.Let(r, clamped - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW), result)
-    result = tirx.Let(n, rounded - _f32(_ROUNDING), result)
+    result = tirx.Let(n, rounded - _f32(ROUNDING), result)
     # Adding a number whose last bit is worth one rounds to an integer, which then stands in the sum's last bits.
-    result = tirx.Let(rounded, clamped * _f32(_LOG2_E) + _f32(_ROUNDING), result)
+    result = tirx.Let(rounded, clamped * _f32(LOG2_E) + _f32(ROUNDING), result)
     # The limits come first: LLVM's minimum and maximum of two give the second where one is NaN, so that NaN stays.
     result = tirx.Let(clamped, tirx.max(_f32(_LOWEST), tirx.min(_f32(_HIGHEST), given)), result)
     return tirx.Let(given, x, result)

@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 
 import torch
 import tvm_ffi
+from mutations import outer_gates_exchanged  # beside this script
 
 from treadle.batch import compile_many
 from treadle.codegen import lower as low
@@ -21,7 +22,7 @@ from treadle.ir import build
 from treadle.ir import dims as dm
 from treadle.ir.oracles.check import compare
 from treadle.ir.oracles.scan import gspn, gspn_adjoint, gspn_gates
-from treadle.ir.scan import Scan, Term
+from treadle.ir.scan import Scan
 from treadle.schedules.scan import step
 from treadle.schedules.scan.gspn import ORDER
 from treadle.schedules.scan.gspn_adjoint import ORDER as ADJOINT
@@ -167,11 +168,6 @@ PROPERTIES = (equals_the_oracle, equals_the_dense_affinity, counts_its_steps, mi
 
 
 # Mutations: what is planted in the Scan or in what all forms of a block share.
-
-
-def outer_gates_exchanged(scan):
-    first, middle, last = scan.terms
-    return replace(scan, terms=(Term(first.offset, last.weight), middle, Term(last.offset, first.weight)))
 
 
 class _Short(Scan):

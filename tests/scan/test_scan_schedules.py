@@ -18,10 +18,12 @@ from treadle.ir import Program, Read, Scan, build, define
 from treadle.ir import dims as dm
 from treadle.ir.oracles.check import compare
 from treadle.ir.program import Builder
-from treadle.ir.scan import Term, trace
+from treadle.ir.scan import trace
 from treadle.schedules.cpu import scan_line, scan_tile
 from treadle.schedules.space import Space
 from treadle.schedules.target import Target
+
+from .mutations import outer_gates_exchanged
 
 TARGET = Target.parse("cpu")
 DIRECTIONS = ("t2b", "b2t", "l2r", "r2l")
@@ -201,11 +203,6 @@ def _as(kind, scan):
     return kind(**{f.name: getattr(scan, f.name) for f in fields(scan)})
 
 
-def _swapped(scan):
-    first, middle, last = scan.terms
-    return replace(scan, terms=(Term(first.offset, last.weight), middle, Term(last.offset, first.weight)))
-
-
 def _short(scan):
     walked = list(scan.space)[scan.axis]
     return replace(scan, space={**scan.space, walked: scan.steps - 1})
@@ -213,7 +210,7 @@ def _short(scan):
 
 MUTATIONS = {
     "none": lambda scan: scan,
-    "swapped gates": _swapped,
+    "swapped gates": outer_gates_exchanged,
     "unmasked border": lambda scan: _as(Unmasked, scan),
     "chunk leak": lambda scan: replace(scan, chunk=0),
     "dropped last line": _short,

@@ -17,9 +17,10 @@ from treadle.check import _verdicts
 from treadle.codegen.lower import Lowered
 from treadle.ir import build
 from treadle.ir import dims as dm
-from treadle.ir.scan import Term
 from treadle.schedules.cpu import sweep
 from treadle.schedules.target import Target
+
+from .mutations import MUTATIONS
 
 TARGET = Target.parse("cpu")
 CASES = [
@@ -76,20 +77,6 @@ def test_states_made_again_between_checkpoints_give_the_same_gradients(kernels, 
         found.append([torch.full(s, torch.nan) for s in shapes])
         function(*(tvm_ffi.from_dlpack(t) for t in (*inputs.values(), *found[-1])))
     assert all(torch.equal(a, b) and torch.equal(a, e) for a, b, e in zip(*found, strict=True))
-
-
-def _swapped(scan):
-    first, middle, last = scan.terms
-    return replace(scan, terms=(Term(first.offset, last.weight), middle, Term(last.offset, first.weight)))
-
-
-MUTATIONS = {
-    "none": lambda scan: scan,
-    "outer gates exchanged": _swapped,
-    "chunk leak": lambda scan: replace(scan, chunk=0),
-    "walked the other way": lambda scan: replace(scan, reverse=not scan.reverse),
-    "chunks from the other end": lambda scan: replace(scan, from_end=not scan.from_end),
-}
 
 
 def test_planted_mutations_are_caught():

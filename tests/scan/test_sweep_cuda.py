@@ -20,9 +20,10 @@ from treadle.codegen.lower import lower, spaces
 from treadle.codegen.ptxsim.hazards import HazardError
 from treadle.ir import build
 from treadle.ir import dims as dm
-from treadle.ir.scan import Term
 from treadle.schedules.scan.sweep import plane
 from treadle.schedules.target import Target
+
+from .mutations import MUTATIONS
 
 EMULATED, CUDA, PTX = (Target.parse(f"{kind}:sm_90a") for kind in ("emulate", "cuda", "ptx"))
 DIRECTIONS = ("t2b", "b2t", "l2r", "r2l")
@@ -150,20 +151,6 @@ def test_runs_are_bitwise_equal():
 
 
 # A test that cannot fail is a defect.
-
-
-def _swapped(scan):
-    first, middle, last = scan.terms
-    return replace(scan, terms=(Term(first.offset, last.weight), middle, Term(last.offset, first.weight)))
-
-
-MUTATIONS = {
-    "none": lambda scan: scan,
-    "outer gates exchanged": _swapped,
-    "chunk leak": lambda scan: replace(scan, chunk=0),
-    "walked the other way": lambda scan: replace(scan, reverse=not scan.reverse),
-    "chunks from the other end": lambda scan: replace(scan, from_end=not scan.from_end),
-}
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)

@@ -32,7 +32,8 @@ def kernel(
     program: str, device: torch.device, dtype: torch.dtype, point: Mapping[str, Any] | None = None, **attrs: Any
 ) -> Kernel:
     """The process's kernel of a Program."""
-    key = program, _target(device), str(dtype).removeprefix("torch."), tuple(sorted(attrs.items())), tuple(sorted((point or {}).items()))
+    choices = tuple(sorted(attrs.items())), tuple(sorted((point or {}).items()))
+    key = program, _target(device), str(dtype).removeprefix("torch."), *choices
     with _COMPILING:
         if key not in _KERNELS:
             from treadle.api import compile  # the compiler is loaded when a kernel is first wanted

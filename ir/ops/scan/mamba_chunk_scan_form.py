@@ -58,9 +58,7 @@ class Form:
         self.x = b.arg("x", by_token)
         self.dt = b.arg("dt", (self.tokens, *self.heads), "float32")
         self.a = b.arg("A", by_head, "float32")
-        b.require(
-            te.compute(by_head, lambda *at: self.a[at] <= tirx.const(0.0, "float32"), "contracts"), "A is at most 0 everywhere"
-        )
+        ssm.contracting(b, self.a)
         self.B, self.C = (b.arg(name, (self.tokens, self.g, self.n)) for name in ("B", "C"))
         self.D = b.arg("D", (*by_head, self.p), "float32") if b.attrs["skip"] else None
         self.z = b.arg("z", by_token) if b.attrs["gate"] else None

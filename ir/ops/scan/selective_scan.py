@@ -117,8 +117,7 @@ def selective_scan(b: Builder) -> Sweep:
     form = Form(b)
     s, g, r, steps = form.rows
     b.cost(flops=s * g * r * steps * (7 * form.n + 4), exps=_exps(b, form))
-    at_most = te.compute(form.a.shape, lambda *at: form.a[at] <= tirx.const(0.0, "float32"), "contracts")
-    b.require(at_most, "A is at most 0 everywhere")
+    ssm.contracting(b, form.a)
 
     gated = te.compute(form.rows, lambda *at: ssm.gated(form.y(*at), form.z_in(*at)), "gated")
     y = te.placeholder(form.rows, b.dtype, "y")

@@ -102,7 +102,7 @@ def selective_state_update(b: Builder) -> Sequence[te.Tensor]:
         y = ssm.gated(total, None if z is None else f32(z[(i, j, *at)]))
         return table.only(i, y, "float32").astype(b.dtype)
 
-    b.require(te.compute(A.shape, lambda *at: A[at] <= tirx.const(0.0, "float32"), "contracts"), "A is at most 0 everywhere")
+    ssm.contracting(b, A)
     steps = s * t * g * r
     b.cost(flops=steps * p * n * 6, exps=steps * ((1 if attrs["tied"] else p * n) + (p if attrs["gate"] else 0)))
     results = [te.compute((s, t, *channels), out, "y")]

@@ -15,6 +15,11 @@ PAD = -1
 ATTR = Attr(False, choices=(False, True), doc="whether `slots` says which state a sequence has; -1: none, it is padding")
 
 
+def inside(slot: Expr, count: Size) -> Expr:
+    """Whether a slot is one; a sequence without is skipped, whatever its index says."""
+    return tirx.all(slot >= 0, slot < count)
+
+
 @dataclass(frozen=True)
 class Slots:
     """Without a table every sequence has the state of its own number."""
@@ -42,7 +47,7 @@ class Slots:
 
     def there(self, i: Expr) -> Expr:
         """Whether a sequence has a state."""
-        return tirx.const(True, "bool") if self.table is None else tirx.all(self[i] >= 0, self[i] < self.count)
+        return tirx.const(True, "bool") if self.table is None else inside(self[i], self.count)
 
     def only(self, i: Expr, value: Expr, dtype: str) -> Expr:
         """What a sequence without a state has 0 of."""
@@ -51,7 +56,7 @@ class Slots:
     def _require(self, b: Builder) -> None:
         table, s = self.table, self.sequences
         assert table is not None
-        inside = te.compute((s,), lambda i: tirx.any(table[i] == PAD, self.there(i)), "inside")
-        b.require(inside, f"slots are {PAD}, for padding, or from 0 to K - 1")
+        known = te.compute((s,), lambda i: tirx.any(table[i] == PAD, self.there(i)), "inside")
+        b.require(known, f"slots are {PAD}, for padding, or from 0 to K - 1")
         apart = te.compute((s, s), lambda i, j: tirx.any(i == j, table[i] == PAD, table[i] != table[j]), "apart")
         b.require(apart, "no two sequences have the same slot")

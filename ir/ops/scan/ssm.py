@@ -10,10 +10,11 @@ Sources: Mamba, arXiv 2312.00752, algorithm 2; Mamba-2, arXiv 2405.21060, sectio
 
 from __future__ import annotations
 
-from tvm import tirx
+from tvm import te, tirx
 
 from treadle.ir.expr import Expr
 from treadle.ir.ops.math import sigmoid, silu, softplus
+from treadle.ir.program import Builder
 
 
 def delta(dt: Expr, bias: Expr | None, squash: bool, lo: float = 0.0, hi: float = float("inf")) -> Expr:
@@ -34,6 +35,12 @@ def source(delta: Expr, x: Expr, b: Expr) -> Expr:
 def decay(delta: Expr, a: Expr) -> Expr:
     """What a step leaves of the state."""
     return tirx.exp(delta * a)
+
+
+def contracting(b: Builder, a: te.Tensor) -> None:
+    """Require of all rates that their decays are decays."""
+    holds = te.compute(a.shape, lambda *at: a[at] <= tirx.const(0.0, "float32"), "contracts")
+    b.require(holds, "A is at most 0 everywhere")
 
 
 def gated(y: Expr, z: Expr | None) -> Expr:

@@ -12,16 +12,16 @@ launch, 2 to 3 us, are its time up to batches of dozens. Nothing was timed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.ir import Program
 from treadle.ir.expr import Expr
+from treadle.ir.ops.scan import slots
 from treadle.schedules import cuda_moves as moves
-from treadle.schedules.conv_update_family import Step, applies, there
+from treadle.schedules.conv_update_family import Step, applies
 from treadle.schedules.emit import Function, at, value
 from treadle.schedules.space import knob
 from treadle.schedules.target import Target
@@ -62,7 +62,7 @@ def _channel(step: Step, buffers: dict[str, tirx.Var], i: Expr, c: Expr) -> None
         _known(step, buffers, i, c, None)
         return
     slot = moves.hold(buffers["slots"][i])
-    with T.If(there(step, slot.astype("int64"))):
+    with T.If(slots.inside(slot.astype("int64"), step.slots)):
         with T.Then():
             _known(step, buffers, i, c, slot)
         with T.Else(), T.serial(moves.i64(0), step.sizes[1]) as t:
@@ -70,12 +70,7 @@ def _channel(step: Step, buffers: dict[str, tirx.Var], i: Expr, c: Expr) -> None
 
 
 def _known(step: Step, buffers: dict[str, tirx.Var], i: Expr, c: Expr, slot: Expr | None) -> None:
-    def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
-        if tensor.op.name == "slots":
-            assert slot is not None
-            return slot
-        return buffers[tensor.op.name][*index]
-
+    load = step.load(buffers, slot)
     total = moves.Registers.private(1, "float32")
     with T.serial(moves.i64(0), step.sizes[1]) as t:
         for early in range(step.width):

@@ -11,37 +11,12 @@ Predicted for H100, not measured, 16 x 8 x 1024^2 fp32:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from tvm import tirx
-
 from treadle.ir import Program
 from treadle.schedules.scan import alone
-from treadle.schedules.space import knob
-from treadle.schedules.target import Target
+from treadle.schedules.scan.alone import SERIAL, Knobs, default, legal, schedule
 
 __all__ = ["SERIAL", "Knobs", "applies", "default", "legal", "schedule"]
-
-#: Phases are loops of their own and barriers stand between them: the emulation is valid.
-SERIAL = True
-
-
-@dataclass(frozen=True)
-class Knobs:
-    threads: int = knob(512, (128, 256, 512, 1024), "threads of a block, striding over the line")
 
 
 def applies(program: Program) -> bool:
     return alone.applies(program, along="line")
-
-
-def legal(program: Program, target: Target, point: Knobs) -> list[str]:
-    return alone.legal(program, target)
-
-
-def default(program: Program, target: Target) -> Knobs:
-    return Knobs()
-
-
-def schedule(program: Program, target: Target, point: Knobs) -> tirx.PrimFunc:
-    return alone.schedule(program, target, point.threads)

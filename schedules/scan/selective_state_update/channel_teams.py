@@ -21,10 +21,10 @@ best published: 28, 56, 105, 146). Nothing was timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from treadle.dtypes import dtype as find_dtype
@@ -33,7 +33,7 @@ from treadle.ir import dims as dm
 from treadle.ir.expr import Expr
 from treadle.ir.ops import random
 from treadle.schedules import cuda_moves as moves
-from treadle.schedules.emit import Function, Load
+from treadle.schedules.emit import Function
 from treadle.schedules.space import knob
 from treadle.schedules.state_family import Step, applies
 from treadle.schedules.target import Target
@@ -196,10 +196,10 @@ class _Block:
             with moves.when(place.exists(lane)):
                 at = (self.i, t, *self.head, c, place.column(lane))
                 of_lane = {name: registers[lane] for name, registers in (*shared.items(), *rates.items())}
-                new.store(0, self.step.stage("after", at, self._load(before=held[lane], **known, **of_lane)))
-                sums.store(turn, sums[turn] + self.step.term(at[:-1], at[-1], self._load(after=new[0], **of_lane)))
+                new.store(0, self.step.stage("after", at, self.step.load(self.buffers, before=held[lane], **known, **of_lane)))
+                sums.store(turn, sums[turn] + self.step.term(at[:-1], at[-1], self.step.load(self.buffers, after=new[0], **of_lane)))
                 noise = {} if bits is None else {"noise": bits(lane)}
-                held.store(lane, self.step.stage("kept", at, self._load(after=new[0], **noise)))
+                held.store(lane, self.step.stage("kept", at, self.step.load(self.buffers, after=new[0], **noise)))
         self._write("state", row, place, held)
         if self.step.history:
             self._write("states", self._row_of_token(t, c), place, held)
@@ -248,17 +248,17 @@ class _Block:
     def _store_y(self, t: Expr, c: Expr, dot: Expr | None) -> None:
         at = (self.i, t, *self.head, c)
         zero = tirx.const(0.0, self.step.program.dtype)
-        T.buffer_store(self.buffers["y"], zero if dot is None else self.step.stage("y", at, self._load(dot=dot)), list(at))
+        T.buffer_store(self.buffers["y"], zero if dot is None else self.step.stage("y", at, self.step.load(self.buffers, dot=dot)), list(at))
 
     def _factors(self, t: Expr, c: Expr | None) -> dict[str, Expr]:
         """The step size of a head or a channel, and where it is the same for all states, the decay."""
         if c is not None:  # a channel beyond the last has none: the last one's does no harm
             c = tirx.min(c, self.p - 1)
         at = (self.i, t, *self.head, *(() if c is None else (c,)))
-        delta = self.step.delta(at, self._load(), moves.hold)
+        delta = self.step.delta(at, self.step.load(self.buffers), moves.hold)
         if c is not None:
             return {"delta": delta}
-        return {"delta": delta, "decay": moves.hold(self.step.stage("decay", at, self._load(delta=delta)))}
+        return {"delta": delta, "decay": moves.hold(self.step.stage("decay", at, self.step.load(self.buffers, delta=delta)))}
 
     def _columns(self, lane: Expr, visit: Callable[[_Place], None]) -> None:
         """Visit this thread's places along a channel."""
@@ -308,16 +308,3 @@ class _Block:
             for lane in range(self.lanes):
                 with moves.when(place.exists(lane)):
                     flat.store(row * self.n + place.column(lane), values[lane])
-
-    def _load(self, **known: Expr) -> Load:
-        """Operands from memory, stages that are known by name, and the others worked out in place."""
-
-        def load(tensor: te.Tensor, index: Sequence[Expr]) -> Expr:
-            name = tensor.op.name
-            if name in known:
-                return known[name]
-            if isinstance(tensor.op, te.PlaceholderOp):
-                return self.buffers[name][*index]
-            return self.step.stage(name, tuple(index), load)
-
-        return load
